@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spiritsafe.errors import BadInput
 
-__all__ = ["StrictModel", "load_config", "parse_config"]
+__all__ = ["StrictModel", "load_config", "parse_config", "with_overrides"]
 
 
 class StrictModel(BaseModel):
@@ -42,9 +43,19 @@ def load_config(path: Path, model: type[M], overrides: Iterable[str] = ()) -> M:
         raise BadInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise BadInput(f"{path}: expected a YAML mapping at the top level")
+    return parse_config(with_overrides(data, overrides), model, where=str(path))
+
+
+def with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `data` with dotted `key.subkey=value` overrides applied; values are YAML.
+
+    Raises:
+        BadInput: an override is not of that form or goes through something that is not a mapping.
+    """
+    changed = copy.deepcopy(dict(data))
     for override in overrides:
-        _apply(data, override)
-    return parse_config(data, model, where=str(path))
+        _apply(changed, override)
+    return changed
 
 
 def parse_config(data: Mapping[str, Any], model: type[M], where: str) -> M:

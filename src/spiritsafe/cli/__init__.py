@@ -1,1 +1,5 @@
-"""TODO-doc"""
+"""The command line: one file a command; parses, calls, prints."""
+
+from spiritsafe.cli._main import main
+
+__all__ = ["main"]

@@ -1,0 +1,54 @@
+"""The terms gate, where the pipeline calls it: before money is spent, before training, before export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spiritsafe.distill._recipe import Recipe
+from spiritsafe.terms import Decision, Registry, TermsRecord, decide, gate, gate_dataset
+
+if TYPE_CHECKING:
+    from spiritsafe.distill._stages import Distillation
+
+__all__ = ["check_dataset_terms", "check_recipe_terms", "decide_recipe"]
+
+
+def decide_recipe(registry: Registry, recipe: Recipe) -> Decision:
+    """What the registry says of a recipe's teacher: host, model and declaration, the strictest of them."""
+    teacher = recipe.teacher
+    return decide(registry, host=teacher.host, model=teacher.model_id, declared=teacher.terms)
+
+
+def check_recipe_terms(job: Distillation, stage: str) -> TermsRecord:
+    """Refuse a teacher whose terms forbid training, before anything is sent to it.
+
+    Raises:
+        Refused: unknown or forbidding terms, and no override recorded.
+    """
+    record = gate(decide_recipe(job.registry, job.recipe), accept=_accepted(job), stage=stage)
+    _remember(job, record)
+    return record
+
+
+def check_dataset_terms(job: Distillation, stage: str) -> TermsRecord:
+    """Refuse a dataset any of whose rows came from a teacher whose terms forbid training.
+
+    Raises:
+        Refused: as above, naming the teacher of the rows.
+    """
+    record = gate_dataset(job.run.curated, job.registry, accept=_accepted(job), stage=stage)
+    _remember(job, record)
+    return record
+
+
+def _accepted(job: Distillation) -> str | None:
+    """The override given now, or the one this run already carries: a resumed run keeps its recorded reason."""
+    if job.accept_terms is not None:
+        return job.accept_terms
+    recorded = [entry["accepted"] for entry in job.run.manifest().get("terms", []) if entry.get("accepted")]
+    return recorded[-1] if recorded else None
+
+
+def _remember(job: Distillation, record: TermsRecord) -> None:
+    others = [entry for entry in job.run.manifest().get("terms", []) if entry["stage"] != record.stage]
+    job.run.update_manifest(terms=[*others, record.to_dict()])
