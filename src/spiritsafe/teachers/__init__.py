@@ -1,5 +1,26 @@
 """What can answer a prompt: any OpenAI-compatible API, or local weights."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from spiritsafe.teachers._base import Answer, Teacher, TeacherError
 
-__all__ = ["Answer", "Teacher", "TeacherError"]
+if TYPE_CHECKING:
+    from spiritsafe.teachers._weights import Weights, load_tokenizer, load_weights
+
+__all__ = ["Answer", "Teacher", "TeacherError", "Weights", "load_tokenizer", "load_weights"]
+
+# What needs torch, or is seldom needed, loads on first use: `import spiritsafe.teachers` stays light.
+_LAZY = {
+    "Weights": "_weights",
+    "load_tokenizer": "_weights",
+    "load_weights": "_weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,0 +1,204 @@
+"""Local weights: a GGUF file, a Hugging Face folder or a hub id, as a model and its tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from spiritsafe.errors import BadInput
+from spiritsafe.runs import hash_path, hash_value
+from spiritsafe.teachers import _gguf
+from spiritsafe.tokens import template_hash, tokenizer_hash
+
+__all__ = ["Weights", "load_tokenizer", "load_weights"]
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """A model in eval mode with its tokenizer, and what identifies both.
+
+    revision: SHA-256 of the weight file (of the list of files where there are several), or the hub commit.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: str
+    revision: str
+    tokenizer_hash: str
+    template_hash: str
+
+    @property
+    def vocab_size(self) -> int:
+        """The real vocabulary: ids the tokenizer knows. Heads are often padded beyond it."""
+        return min(len(self.tokenizer), int(self.model.get_output_embeddings().weight.shape[0]))
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Ids that end a turn, from the generation config and the tokenizer."""
+        config = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = config if isinstance(config, list | tuple) else [config]
+        return frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
+
+    @property
+    def context(self) -> int:
+        """The most positions the model takes, prompt and completion together."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+
+def load_weights(source: str | Path, dtype: str = "auto", device: str = "auto") -> Weights:
+    """Load a model for inference. Only safetensors and GGUF are read, never pickles, and no remote code runs.
+
+    source: a GGUF file, a Hugging Face folder, or a hub id `owner/name`.
+    dtype: float32, bfloat16, float16; auto is float32 on a CPU and bfloat16 on CUDA.
+    device: a torch device; auto is CUDA where there is one.
+
+    Raises:
+        BadInput: nothing loadable there; the message says what and what to do.
+    """
+    from transformers import AutoModelForCausalLM
+
+    where = _locate(source)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if dtype == "auto":
+        dtype = "bfloat16" if place.type == "cuda" else "float32"
+    if dtype not in _DTYPES:
+        raise BadInput(f"dtype {dtype}: unknown; use auto, {', '.join(_DTYPES)}")
+    with _loading(where):
+        model = AutoModelForCausalLM.from_pretrained(
+            where.name, dtype=_DTYPES[dtype], use_safetensors=True, trust_remote_code=False, **where.options
+        )
+        tokenizer = _tokenizer(where)
+    _forget_quantizer(model)
+    model.to(place).eval().requires_grad_(False)
+    return Weights(
+        model=model,
+        tokenizer=tokenizer,
+        source=str(source),
+        revision=where.revision() or str(getattr(model.config, "_commit_hash", None) or "unknown"),
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        template_hash=template_hash(tokenizer),
+    )
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """Only the tokenizer of `source` (see `load_weights`).
+
+    Raises:
+        BadInput: there is no usable tokenizer there.
+    """
+    where = _locate(source)
+    with _loading(where):
+        return _tokenizer(where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where weights lie, in transformers' terms; `path` is None for a hub id."""
+
+    name: str
+    path: Path | None
+    gguf: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        if self.path is None:
+            return {} if _hub_answers() else {"local_files_only": True}
+        return {"gguf_file": self.path.name} if self.gguf else {}
+
+    def revision(self) -> str | None:
+        if self.path is None:
+            return None
+        if self.gguf:
+            return hash_path(self.path)
+        files = sorted(self.path.glob("*.safetensors"))
+        return hash_path(files[0]) if len(files) == 1 else hash_value([[f.name, hash_path(f)] for f in files])
+
+
+def _locate(source: str | Path) -> _Where:
+    path = Path(source).expanduser()
+    if path.is_file():
+        _gguf.check_magic(path)
+        return _Where(str(path.parent), path, gguf=True)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BadInput(f"{path}: no config.json in this folder; give a Hugging Face model folder or a .gguf file")
+        return _Where(str(path), path, gguf=False)
+    if isinstance(source, str) and _HUB_ID.match(source) and not source.endswith((".gguf", ".safetensors")):
+        return _Where(source, None, gguf=False)
+    raise BadInput(f"{source}: no such file or folder; give a .gguf file, a model folder or a hub id (owner/name)")
+
+
+@functools.cache
+def _hub_answers() -> bool:
+    """False if the hub's host cannot be reached: then only its cache is asked, not the network for a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True
+    url = urlsplit(ENDPOINT)
+    try:
+        socket.create_connection((url.hostname, url.port or (80 if url.scheme == "http" else 443)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _tokenizer(where: _Where) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(where.name, trust_remote_code=False, **where.options)
+    if not tokenizer.get_vocab():
+        raise BadInput(f"{where.path or where.name}: its tokenizer has no vocabulary; add tokenizer.json")
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _loading(where: _Where) -> Iterator[None]:
+    """Quiet transformers for the time of a load and turn its many exceptions into one line."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with _gguf.read_once() if where.gguf else contextlib.nullcontext():
+            yield
+    except BadInput:
+        raise
+    # a damaged or foreign file surfaces as almost any exception from transformers, gguf, safetensors or struct
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        advice = "check the hub id and the network, or give a local path" if where.path is None else "check the files"
+        raise BadInput(f"{where.path or where.name}: cannot be loaded ({reason[:200]}); {advice}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _forget_quantizer(model: Any) -> None:
+    """The weights are dequantised by now; left in place, the marks of a GGUF forbid training and saving."""
+    if getattr(model.config, "quantization_config", None) is None or not hasattr(model, "hf_quantizer"):
+        return
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    for flag in ("is_quantized", "quantization_method"):
+        if hasattr(model, flag):
+            delattr(model, flag)
