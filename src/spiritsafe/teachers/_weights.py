@@ -81,9 +81,7 @@ def load_weights(source: str | Path, dtype: str = "auto", device: str = "auto") 
     if dtype not in _DTYPES:
         raise BadInput(f"dtype {dtype}: unknown; use auto, {', '.join(_DTYPES)}")
     with _loading(where):
-        model = AutoModelForCausalLM.from_pretrained(
-            where.name, dtype=_DTYPES[dtype], use_safetensors=True, trust_remote_code=False, **where.options
-        )
+        model = AutoModelForCausalLM.from_pretrained(**where.arguments, dtype=_DTYPES[dtype], use_safetensors=True)
         tokenizer = _tokenizer(where)
     _forget_quantizer(model)
     model.to(place).eval().requires_grad_(False)
@@ -91,7 +89,7 @@ def load_weights(source: str | Path, dtype: str = "auto", device: str = "auto") 
         model=model,
         tokenizer=tokenizer,
         source=str(source),
-        revision=where.revision() or str(getattr(model.config, "_commit_hash", None) or "unknown"),
+        revision=where.revision(),
         tokenizer_hash=tokenizer_hash(tokenizer),
         template_hash=template_hash(tokenizer),
     )
@@ -110,23 +108,21 @@ def load_tokenizer(source: str | Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Where:
-    """Where weights lie, in transformers' terms; `path` is None for a hub id."""
+    """Where weights lie on disk. `commit` is the hub's, for a snapshot of a hub id."""
 
-    name: str
-    path: Path | None
-    gguf: bool
+    path: Path
+    gguf: bool = False
+    commit: str | None = None
 
     @property
-    def options(self) -> dict[str, Any]:
-        if self.path is None:
-            return {} if _hub_answers() else {"local_files_only": True}
-        return {"gguf_file": self.path.name} if self.gguf else {}
+    def arguments(self) -> dict[str, Any]:
+        """What transformers' `from_pretrained` needs to read this and nothing else."""
+        folder, file = (self.path.parent, {"gguf_file": self.path.name}) if self.gguf else (self.path, {})
+        return {"pretrained_model_name_or_path": str(folder), "trust_remote_code": False, **file}
 
-    def revision(self) -> str | None:
-        if self.path is None:
-            return None
-        if self.gguf:
-            return hash_path(self.path)
+    def revision(self) -> str:
+        if self.commit or self.gguf:
+            return self.commit or hash_path(self.path)
         files = sorted(self.path.glob("*.safetensors"))
         return hash_path(files[0]) if len(files) == 1 else hash_value([[f.name, hash_path(f)] for f in files])
 
@@ -135,14 +131,29 @@ def _locate(source: str | Path) -> _Where:
     path = Path(source).expanduser()
     if path.is_file():
         _gguf.check_magic(path)
-        return _Where(str(path.parent), path, gguf=True)
+        return _Where(path, gguf=True)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BadInput(f"{path}: no config.json in this folder; give a Hugging Face model folder or a .gguf file")
-        return _Where(str(path), path, gguf=False)
+        return _Where(path)
     if isinstance(source, str) and _HUB_ID.match(source) and not source.endswith((".gguf", ".safetensors")):
-        return _Where(source, None, gguf=False)
+        return _snapshot(source)
     raise BadInput(f"{source}: no such file or folder; give a .gguf file, a model folder or a hub id (owner/name)")
+
+
+def _snapshot(hub_id: str) -> _Where:
+    """Fetch a hub repository (or find it in the cache) without its pickles and code."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    try:
+        folder = snapshot_download(hub_id, allow_patterns=wanted, local_files_only=not _hub_answers())
+    except Exception as error:  # the client raises from httpx, from the hub and from the file system
+        raise BadInput(
+            f"{hub_id}: cannot be fetched from the hub ({_first_line(error)});"
+            " check the id, your token and the network, or give a local path"
+        ) from error
+    return _Where(Path(folder), commit=Path(folder).name)
 
 
 @functools.cache
@@ -163,9 +174,9 @@ def _hub_answers() -> bool:
 def _tokenizer(where: _Where) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(where.name, trust_remote_code=False, **where.options)
+    tokenizer = AutoTokenizer.from_pretrained(**where.arguments)
     if not tokenizer.get_vocab():
-        raise BadInput(f"{where.path or where.name}: its tokenizer has no vocabulary; add tokenizer.json")
+        raise BadInput(f"{where.path}: its tokenizer has no vocabulary; add tokenizer.json")
     return tokenizer
 
 
@@ -184,13 +195,16 @@ def _loading(where: _Where) -> Iterator[None]:
         raise
     # a damaged or foreign file surfaces as almost any exception from transformers, gguf, safetensors or struct
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        advice = "check the hub id and the network, or give a local path" if where.path is None else "check the files"
-        raise BadInput(f"{where.path or where.name}: cannot be loaded ({reason[:200]}); {advice}") from error
+        raise BadInput(f"{where.path}: cannot be loaded ({_first_line(error)}); check the files there") from error
     finally:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:200]
 
 
 def _forget_quantizer(model: Any) -> None:
