@@ -1,4 +1,4 @@
-"""Plots as inline SVG. Text stays text, and every colour is a CSS variable, so one picture serves light, dark and print."""
+"""Plots as inline SVG. Text stays text and colours are CSS variables: one picture serves light, dark and print."""
 
 from __future__ import annotations
 
@@ -81,10 +81,11 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _both_widths(name: str, label: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> Markup:
-    width, height = size
+    narrow = (_NARROW, min(size[1], 1.5 if size[1] < 2 else 3.2))
+    aria = f'role="img" aria-label="{Markup.escape(label)}"'
     drawings = [
-        f'<div class="chart {kind}" role="img" aria-label="{Markup.escape(label)}">{_svg(f"{name}-{kind}", *inches, draw)}</div>'
-        for kind, inches in (("wide", (width, height)), ("narrow", (_NARROW, min(height, 1.5 if height < 2 else 3.2))))
+        f'<div class="chart {kind}" {aria}>{_svg(f"{name}-{kind}", *inches, draw)}</div>'
+        for kind, inches in (("wide", size), ("narrow", narrow))
     ]
     return Markup("\n".join(drawings))  # noqa: S704  (our own drawing; the label is escaped above)
 
@@ -94,7 +95,7 @@ def _svg(salt: str, width: float, height: float, draw: Callable[[Axes], None]) -
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    style: dict[str, Any] = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.size": 13,
@@ -112,11 +113,11 @@ def _svg(salt: str, width: float, height: float, draw: Callable[[Axes], None]) -
     }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
-        canvas = FigureCanvasSVG(figure)
+        FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        canvas.print_svg(buffer, metadata=nothing)
+        figure.savefig(buffer, format="svg", metadata=nothing)
     return _inline(buffer.getvalue())
 
 

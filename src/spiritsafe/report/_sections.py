@@ -101,8 +101,10 @@ def manifest_section(manifest: dict[str, Any]) -> dict[str, Any]:
     for stage, facts in stages.items() if isinstance(stages, dict) else ():
         times.append((str(stage), duration(dig(facts, "seconds"))))
         found = dig(facts, "outputs")
-        for output in found.values() if isinstance(found, dict) else ():
-            outputs.append((str(stage), str(dig(output, "path") or MISSING), str(dig(output, "sha256") or MISSING)))
+        outputs += [
+            (str(stage), str(dig(output, "path") or MISSING), str(dig(output, "sha256") or MISSING))
+            for output in (found.values() if isinstance(found, dict) else ())
+        ]
     return {
         "outputs": outputs,
         "times": times,

@@ -213,7 +213,8 @@ def _comparison_note(metrics: dict[str, Any]) -> str:
     noun = "bytes" if dig(metrics, "nll_unit") == "byte" else "completion tokens"
     kind = dig(metrics, "kl_kind")
     kl = f" KL is forward, teacher to student, {kind}." if isinstance(kind, str) else ""
-    return f"All rows on the same {count(tokens)} held-out {noun} of {count(prompts)} prompts; NLL in nats {unit(metrics)}.{kl}"
+    same = f"All rows on the same {count(tokens)} held-out {noun} of {count(prompts)} prompts"
+    return f"{same}; NLL in nats {unit(metrics)}.{kl}"
 
 
 def _loss(path: Path) -> Any:
@@ -257,4 +258,5 @@ def _sampling(metrics: dict[str, Any]) -> str:
     temperature, seed = dig(metrics, "samples", "temperature"), dig(metrics, "samples", "seed")
     if number(temperature) is None:
         return ""
-    return f"Drawn from the held-out prompts before anyone looked, temperature {decimal(temperature, 1)}, seed {count(seed)}."
+    how = f"temperature {decimal(temperature, 1)}, seed {count(seed)}"
+    return f"Drawn from the held-out prompts before anyone looked, {how}."

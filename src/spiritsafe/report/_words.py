@@ -82,7 +82,7 @@ def limits(metrics: dict[str, Any]) -> list[str]:
         "“Recovered” compares with the untrained start. A pruned start is close to noise, so a high figure alone "
         "flatters: read it with agreement, the NLL gap and the best untrained prune.",
         "Fidelity is not quality: a student can copy its teacher's mistakes faithfully. No task accuracy was measured.",
-        "Speed depends on this machine, batch size and answer length; only the ratio, measured in the same run, travels.",
+        "Speed depends on the machine, batch size and answer length; only the ratio, measured in one run, travels.",
     ]
     if dig(metrics, "kl_kind") == "top-k+tail lower bound":
         lines.append(
