@@ -6,14 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from spiritsafe.teachers._base import Answer, Teacher, TeacherError
+from spiritsafe.teachers._config import TeacherConfig, open_teacher
 
 if TYPE_CHECKING:
+    from spiritsafe.teachers._api import ApiTeacher
+    from spiritsafe.teachers._probe import ProbeReport, probe
     from spiritsafe.teachers._weights import Weights, load_tokenizer, load_weights
 
-__all__ = ["Answer", "Teacher", "TeacherError", "Weights", "load_tokenizer", "load_weights"]
+__all__ = [
+    "Answer",
+    "ApiTeacher",
+    "ProbeReport",
+    "Teacher",
+    "TeacherConfig",
+    "TeacherError",
+    "Weights",
+    "load_tokenizer",
+    "load_weights",
+    "open_teacher",
+    "probe",
+]
 
 # What needs torch, or is seldom needed, loads on first use: `import spiritsafe.teachers` stays light.
 _LAZY = {
+    "ApiTeacher": "_api",
+    "ProbeReport": "_probe",
+    "probe": "_probe",
     "Weights": "_weights",
     "load_tokenizer": "_weights",
     "load_weights": "_weights",

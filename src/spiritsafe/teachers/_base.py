@@ -15,11 +15,17 @@ Kind = Literal["auth", "bad_request", "rate_limited", "server", "timeout", "netw
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What came back for one `Request`: its n replies and what the call used."""
+    """What came back for one `Request`: its n replies and what the call used.
+
+    raw: the answer's body as an API sent it, where there is one.
+    usage_reported: False if the API did not say what the call used; `usage` is then zero and means nothing.
+    """
 
     replies: tuple[Reply, ...]
     usage: Usage
     model: str
+    raw: bytes | None = None
+    usage_reported: bool = True
 
 
 class TeacherError(SpiritsafeError):
