@@ -20,6 +20,7 @@ from spiritsafe.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = [
     "Exchange",
@@ -32,6 +33,7 @@ __all__ = [
     "SparseLogprobs",
     "TeacherInfo",
     "Usage",
+    "open_exchanges",
     "read_exchanges",
     "write_exchanges",
 ]
@@ -231,8 +233,8 @@ def write_exchanges(path: Path, exchanges: Iterable[Exchange], batch: int = 512)
     return written
 
 
-def read_exchanges(path: Path) -> Iterator[Exchange]:
-    """Stream exchanges from Parquet.
+def open_exchanges(path: Path) -> pq.ParquetFile:
+    """An exchanges file, its columns checked, for whoever reads columns rather than exchanges. A context manager.
 
     Raises:
         BadInput: the file is missing, is not Parquet, or lacks a column.
@@ -246,10 +248,20 @@ def read_exchanges(path: Path) -> Iterator[Exchange]:
         raise BadInput(f"{path}: no such file; run `spiritsafe collect` first") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInput(f"{path}: not a readable Parquet file ({error}); restore it or collect again") from None
-    with file:
-        missing = set(_schema().names) - set(file.schema_arrow.names)
-        if missing:
-            raise BadInput(f"{path}: not an exchanges file, it lacks the columns {', '.join(sorted(missing))}")
+    missing = set(_schema().names) - set(file.schema_arrow.names)
+    if missing:
+        file.close()
+        raise BadInput(f"{path}: not an exchanges file, it lacks the columns {', '.join(sorted(missing))}")
+    return file
+
+
+def read_exchanges(path: Path) -> Iterator[Exchange]:
+    """Stream exchanges from Parquet.
+
+    Raises:
+        BadInput: the file is missing, is not Parquet, or lacks a column.
+    """
+    with open_exchanges(path) as file:
         for record_batch in file.iter_batches(batch_size=512):
             for row in record_batch.to_pylist():
                 yield _from_row(row)
