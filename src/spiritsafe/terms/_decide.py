@@ -22,7 +22,7 @@ _MEANING: dict[Status, str] = {
     "allowed": "outputs may train a model",
     "allowed_with_conditions": "outputs may train a model, under conditions",
     "unknown": "nobody has recorded whether outputs may train a model",
-    "forbidden_competing": "outputs may not train a model that competes with the provider, and whether yours does is for you to judge",
+    "forbidden_competing": "outputs may not train a competing model, and whether yours competes is your judgement",
     "forbidden": "outputs may not train other models",
 }
 
