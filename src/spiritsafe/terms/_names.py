@@ -158,8 +158,11 @@ class ModelMatch:
     text: str
 
     def hides(self, other: ModelMatch) -> bool:
-        """True if this match is the more specific reading of what `other` matched."""
-        if len(self.text) <= len(other.text):
+        """True if this match is the more specific reading of what `other` matched: longer, or no wildcard."""
+        if len(self.text) == len(other.text):
+            same = (self.segment, self.start) == (other.segment, other.start)
+            return same and "*" in other.pattern and "*" not in self.pattern
+        if len(self.text) < len(other.text):
             return False
         if self.segment == other.segment:
             return self.start <= other.start and other.end <= self.end
