@@ -15,8 +15,8 @@ _HELP = (
     r"(?:assist|comply|fulfil+ (?:that|this|your)|in good conscience"
     r"|help (?:(?:you|anyone) )?(?:with|create|write|make|do)\b|help you(?:[.,!]|$)|do (?:that|this)(?:[.,!;]|$)"
     r"|(?:answer|discuss|continue with|engage (?:in|with)|participate in|complete) (?:that|this|your|such|any)\b"
-    r"|(?:provide|give|offer|share|supply) (?:you (?:with )?)?(?:any |specific |personal |detailed )*"
-    r"(?:information|instructions|advice|assistance|guidance|details|content|support|help|that|this)\b"
+    r"|(?:provide|give|offer|share|supply) (?:you (?:with )?)?"
+    r"(?:(?:[\w-]+ ){0,2}(?:information|instructions|advice|assistance|guidance)|details|content|support|help|that|this)\b"
     r"|(?:create|generate|write|produce) (?:that|this|such|any|content|harmful|explicit|sexual|hateful|material)\b"
     r"|(?:access|browse|open|view) (?:the internet|the web|external|real-time|files|links|websites|images|urls))"
 )
@@ -25,6 +25,7 @@ _SORRY = (
     r"(?: for (?:any|the) \w+)?[,.;:!]? *(?:but )?)?"
 )
 _OPENING = _SORRY + r"(?:(?:as|being) an? (?:ai|artificial|large|language)[^,.]{0,60}, *)?(?:but )?"
+_MARKUP = re.compile(r"[*_`]+")
 _UNCOMFORTABLE = r"(?:i'm not|i am not|i do not feel|i don't feel) comfortable"
 _REFUSALS = [
     re.compile(_OPENING + continuation)
@@ -63,7 +64,7 @@ class DropRefusals(Step):
         own = [re.compile(pattern, re.IGNORECASE) for pattern in self.patterns]
 
         def check(row: Row) -> str | None:
-            opening = " ".join(row.completion[:600].replace("’", "'").split()).lstrip("*_\"'“”>#- ")
+            opening = " ".join(_MARKUP.sub("", row.completion[:600]).replace("’", "'").split()).lstrip("\"'“”>#- ")
             lowered = opening.lower()
             if any(p.match(lowered) for p in _REFUSALS) or any(p.match(opening) for p in own):
                 return f"declines: “{opening[:60]}”"

@@ -20,9 +20,10 @@ class ExactDedup(Step):
             parts = {"prompt": row.conversation, "completion": row.completion}
             chosen = parts.values() if self.on == "both" else [parts[self.on]]
             text = "\0".join(collapse(part) for part in chosen)
-            kept = first.setdefault(
-                hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest(), row.id
-            )
-            return None if kept == row.id else f"equal to {kept}"
+            key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if key in first:
+                return f"equal to {first[key]}"
+            first[key] = row.id
+            return None
 
         return check
