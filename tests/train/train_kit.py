@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spiritsafe.records import Exchange, Message, Prompt, Reply, Sampling, SparseLogprobs, TeacherInfo, Usage
+from spiritsafe.records import (
+    Exchange,
+    Message,
+    Prompt,
+    Reply,
+    Sampling,
+    SparseLogprobs,
+    TeacherInfo,
+    Usage,
+    write_exchanges,
+)
+from spiritsafe.runs import Run
+from spiritsafe.tokens import template_hash, tokenizer_hash
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -100,3 +114,38 @@ def random_targets(rows: int, k: int, vocab: int, seed: int = 0) -> SparseLogpro
     ids = np.argsort(-logp, axis=1)[:, :k]
     top = np.take_along_axis(logp, ids, axis=1)
     return SparseLogprobs(top[:, 0].astype(np.float32), top.astype(np.float32), ids=ids.astype(np.int32))
+
+
+def save_tiny(folder: Path, layers: int = 4, pad: int = 0, seed: int = 0) -> Path:
+    """A Hugging Face folder with a tiny model and its tokenizer."""
+    tokenizer = tiny_tokenizer()
+    tiny_model(len(tokenizer) + pad, layers, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def training_run(path: Path, n: int = 24, logprobs: int = 6, known: bool = True, seed: int = 0) -> Run:
+    """A run with `n` curated exchanges of varied length, and a holdout exchange that must never train."""
+    tokenizer = tiny_tokenizer()
+    rng = random.Random(seed)
+    words = ["the", " cat", " sat", " on", " mat", " and", " that", " was", "?", " zebra"]
+    run = Run.open(path)
+    exchanges = []
+    for i in range(n):
+        text = "".join(rng.choices(words, k=rng.randint(1, 9)))
+        ids = (*tokenizer.encode(text, add_special_tokens=False), 2)
+        targets = random_targets(len(ids), logprobs, len(tokenizer), seed=i) if logprobs else None
+        exchanges.append(
+            exchange(
+                text,
+                question=f"say {i}",
+                tokenizer_hash=tokenizer_hash(tokenizer) if known else None,
+                template_hash=template_hash(tokenizer) if known else None,
+                token_ids=ids,
+                logprobs=targets,
+                index=i,
+            )
+        )
+    exchanges.append(exchange("held out", index=n, split="holdout"))
+    write_exchanges(run.curated, exchanges)
+    return run

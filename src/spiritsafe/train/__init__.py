@@ -8,23 +8,66 @@ from spiritsafe.train._config import LoraConfig, StudentConfig, TrainConfig
 from spiritsafe.train._examples import Example, Vocabulary, encode_exchange
 
 if TYPE_CHECKING:
+    from spiritsafe.train._cache import CacheInfo, LogitCache, write_cache
+    from spiritsafe.train._init import (
+        Source,
+        Student,
+        even_layers,
+        influence_layers,
+        init_student,
+        load_source,
+        prune_layers,
+        save_student,
+    )
+    from spiritsafe.train._loop import TrainResult, TrainStep, train
     from spiritsafe.train._loss import Head, LossWeights, Metrics, fused_loss
 
 __all__ = [
+    "CacheInfo",
     "Example",
     "Head",
+    "LogitCache",
     "LoraConfig",
     "LossWeights",
     "Metrics",
+    "Source",
+    "Student",
     "StudentConfig",
     "TrainConfig",
+    "TrainResult",
+    "TrainStep",
     "Vocabulary",
     "encode_exchange",
+    "even_layers",
     "fused_loss",
+    "influence_layers",
+    "init_student",
+    "load_source",
+    "prune_layers",
+    "save_student",
+    "train",
+    "write_cache",
 ]
 
 # What needs torch is loaded on first use: a recipe is checked without it.
-_LAZY = dict.fromkeys(("Head", "LossWeights", "Metrics", "fused_loss"), "_loss")
+_LAZY = {
+    **dict.fromkeys(("CacheInfo", "LogitCache", "write_cache"), "_cache"),
+    **dict.fromkeys(("Head", "LossWeights", "Metrics", "fused_loss"), "_loss"),
+    **dict.fromkeys(("TrainResult", "TrainStep", "train"), "_loop"),
+    **dict.fromkeys(
+        (
+            "Source",
+            "Student",
+            "even_layers",
+            "influence_layers",
+            "init_student",
+            "load_source",
+            "prune_layers",
+            "save_student",
+        ),
+        "_init",
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:

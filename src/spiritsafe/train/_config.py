@@ -66,7 +66,7 @@ class TrainConfig(StrictModel):
     epochs: int = Field(3, ge=1)
     lr: float = Field(2.0e-4, gt=0)
     batch_tokens: int = Field(2048, ge=1)
-    micro_tokens: int | None = Field(None, ge=1)
+    micro_tokens: int = Field(2048, ge=1)
     warmup: float = Field(0.05, ge=0)
     final_lr_share: float = Field(0.1, ge=0, le=1)
     weight_decay: float = Field(0.0, ge=0)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["Head", "LossWeights", "Metrics", "fused_loss"]
 
@@ -51,6 +51,16 @@ class Head:
         softcap = getattr(config, "final_logit_softcapping", None)
         return cls(layer.weight, min(vocab, layer.weight.shape[0]), getattr(layer, "bias", None), scale, softcap)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, H) → (N, V) in fp32 or better; only for few positions at a time."""
+        logits = nn.functional.linear(
+            hidden.to(self.weight.dtype) * self.scale,
+            self.weight[: self.vocab],
+            None if self.bias is None else self.bias[: self.vocab] * self.scale,
+        )
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
@@ -80,6 +90,11 @@ class Metrics:
     @classmethod
     def from_tensor(cls, sums: Tensor) -> Metrics:
         return cls(*sums.tolist())
+
+    def means(self, positions: int) -> dict[str, float | None]:
+        """Per position; what needs a teacher is None where no position had one."""
+        taught = {"kd": self.kd, "agree": self.agree, "mass": self.mass, "entropy": self.entropy}
+        return {"ce": self.ce / positions} | {k: v / self.taught if self.taught else None for k, v in taught.items()}
 
 
 def fused_loss(
