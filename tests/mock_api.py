@@ -89,6 +89,10 @@ class MockApi:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _list(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": self.models})

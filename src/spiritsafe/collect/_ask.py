@@ -59,6 +59,9 @@ def ask(
             budget = open_budget(teacher_config, config, store)
             limiter = Limiter(_fixed(teacher_config, config), patience=teacher_config.timeout_s / 4)
             collector = Collector(store, opened, teacher_config.effective_price, budget, limiter, config, progress)
+            room = None if config.max_requests is None else config.max_requests - budget.spent.requests
+            if room is not None and len(todo) > room:
+                progress.say(f"collect: {len(todo)} requests to send, but collect.max_requests leaves room for {room}")
             started = time.monotonic()
             if todo:
                 runner.run(_heeding_sigterm(collector.run(todo, len(prompts) - len(todo))))

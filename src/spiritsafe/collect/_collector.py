@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from spiritsafe.collect._commit import StoreError
+from spiritsafe.collect._commit import disk_full
 from spiritsafe.collect._config import CollectConfig
 from spiritsafe.collect._jobs import Job, identity, next_job, tokens_bound
 from spiritsafe.collect._limiter import Limiter
@@ -27,7 +27,6 @@ _GRACE_S = 10.0  # what requests in flight get to finish after Ctrl-C
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 60.0
 _REFUSED_AT_FIRST = 5  # requests refused, or answered with garbage, before any success: it will not get better
 _REFUSED_LATER = 50  # the same after a success
-_GIVEN_UP_IN_A_ROW = 3  # requests given up with all their retries used: the teacher is down
 _TRIES_TO_CONNECT = 3
 _CONGESTION = ("rate_limited", "server", "timeout", "network")
 
@@ -61,7 +60,7 @@ class Collector:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._last_shown = 0.0
-        self._in_a_row: Counter[str] = Counter()
+        self._refused_in_a_row = 0
         self._ever = False
         self.done = 0
         self.total = 0
@@ -175,7 +174,7 @@ class Collector:
             self.noted["without usage: charged at the worst case"] += 1
         self._budget.settle(ticket, actual)
         self._limiter.succeeded(time.monotonic() - started, len(self._tasks))
-        self._in_a_row.clear()
+        self._refused_in_a_row = 0
         self._ever = True
         self.tokens_out += usage.output_tokens
         reason, most = self._judge(answer)
@@ -219,6 +218,9 @@ class Collector:
         self.noted[f"retried after {error.kind}"] += 1
         if error.kind in _CONGESTION:
             self._limiter.congested(started, error.retry_after)
+            if self._limiter.strikes > self._config.retries and self.fatal is None:
+                times = f"{self._limiter.strikes} times in a row, with growing pauses"
+                self.fatal = SpiritsafeError(f"{error} ({times}); run again later to continue")
         if self._is_fatal(job, error):
             self.fatal = self.fatal or _fatal(error, job, self._config)
             return
@@ -237,17 +239,12 @@ class Collector:
         if error.kind == "auth":
             return True
         if error.kind in ("bad_request", "malformed"):
-            self._in_a_row["refused"] += 1
-            return self._in_a_row["refused"] >= (_REFUSED_LATER if self._ever else _REFUSED_AT_FIRST)
+            self._refused_in_a_row += 1
+            return self._refused_in_a_row >= (_REFUSED_LATER if self._ever else _REFUSED_AT_FIRST)
         return error.kind == "network" and not self._ever and job.failures + 1 >= _TRIES_TO_CONNECT
 
     async def _give_up(self, job: Job, error: TeacherError) -> None:
         await self._store.give_up(job.hash, f"{error.kind}: {error}")
-        if error.transient and error.kind != "malformed":
-            self._in_a_row["given up"] += 1
-            if self._in_a_row["given up"] >= _GIVEN_UP_IN_A_ROW:
-                tries = f"{job.failures} tries each, the last {_GIVEN_UP_IN_A_ROW} requests in a row"
-                self.fatal = self.fatal or SpiritsafeError(f"{error} ({tries}); run again later to continue")
         self.noted[f"no answer: {error.kind}"] += 1
         self._one_done()
 
@@ -260,7 +257,7 @@ class Collector:
 
     def _again(self, job: Job) -> None:
         self._waiting -= 1
-        self._ready.append(job)
+        self._ready.appendleft(job)  # what has failed before is finished first
         self._wake.set()
 
     def _charge(self, usage: Usage) -> Spend:
@@ -270,9 +267,7 @@ class Collector:
     def _one_done(self) -> None:
         self.done += 1
         if self._store.disk_was_full and self.fatal is None:
-            self.fatal = StoreError(
-                f"{self._store.path}: the disk is full; answers are saved: free space and run again to continue"
-            )
+            self.fatal = disk_full(self._store.path)
         self._show()
 
     def _show(self, force: bool = False) -> None:

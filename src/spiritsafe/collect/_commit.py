@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from spiritsafe.errors import SpiritsafeError
 
-__all__ = ["Ballast", "GroupCommit", "StoreError", "explain"]
+__all__ = ["Ballast", "GroupCommit", "StoreError", "disk_full", "explain"]
 
 _BALLAST_BYTES = 8 << 20
 
@@ -28,14 +29,16 @@ class StoreError(SpiritsafeError):
     """The store can no longer be written; everything committed so far is safe."""
 
 
+def disk_full(path: Path) -> StoreError:
+    """The disk is full, as one line."""
+    return StoreError(f"{path}: the disk is full; answers committed so far are saved: free space and run again")
+
+
 def explain(error: Exception, path: Path) -> StoreError:
     """A disk or SQLite error as one line."""
-    text = str(error)
-    if "full" in text or getattr(error, "errno", None) == 28:
-        return StoreError(
-            f"{path}: the disk is full; answers committed so far are saved: free space and run again to continue"
-        )
-    return StoreError(f"{path}: cannot be written ({text}); answers committed so far are saved: fix it and run again")
+    if "full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full(path)
+    return StoreError(f"{path}: cannot be written ({error}); answers committed so far are saved: fix it and run again")
 
 
 class Ballast:

@@ -9,6 +9,7 @@ __all__ = ["Limiter"]
 
 _START = 8
 _MOST = 512
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
 
 
 class Limiter:
@@ -17,6 +18,9 @@ class Limiter:
     Until the first sign of trouble every success allows one more (the limit doubles a round trip, as TCP starts);
     after it, a whole window of successes allows one more. The limit grows only while it is used, and only while
     answers take less than `patience` seconds: a teacher that queues silently would otherwise be pushed into timeouts.
+
+    strikes: bursts of trouble since the last success. From the second on, everyone pauses, longer each time.
+    highest: most requests that ran together.
     """
 
     def __init__(self, fixed: int | None, *, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,6 +32,7 @@ class Limiter:
         self._last_cut = float("-inf")
         self._resume_at = float("-inf")
         self.highest = 0
+        self.strikes = 0
 
     @property
     def limit(self) -> int:
@@ -41,6 +46,7 @@ class Limiter:
     def succeeded(self, latency: float, in_flight: int) -> None:
         """An answer came after `latency` seconds, while `in_flight` requests ran, itself included."""
         self.highest = max(self.highest, in_flight)
+        self.strikes = 0
         if self._fixed is None and in_flight >= self.limit and latency < self._patience:
             self._limit = min(_MOST, self._limit + (1.0 if self._calm else 1.0 / self._limit))
 
@@ -52,5 +58,10 @@ class Limiter:
         self._calm = False
         if started >= self._last_cut:
             self._last_cut = now
+            self.strikes += 1
+            if self.strikes > 1:
+                self._resume_at = max(
+                    self._resume_at, now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self.strikes - 2))
+                )
             if self._fixed is None:
                 self._limit = max(1.0, self._limit / 2)
