@@ -10,7 +10,7 @@ from curate_kit import exchange, run_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spiritsafe.curate import STEPS, Context, Row, curate
+from spiritsafe.curate import STEPS, Context, Row, Step, curate
 from spiritsafe.curate._config import CurateConfig
 from spiritsafe.curate.steps._near_dedup import NearDedup, _bands
 from spiritsafe.errors import BadInput
@@ -224,3 +224,20 @@ def test_decontaminate_says_when_there_is_nothing_to_compare(tmp_path: Path) -> 
     run = run_with(tmp_path, [exchange("q", "a")])
     curate(run, CurateConfig(root=["decontaminate"]), progress=Listening())
     assert said == ["decontaminate: nothing is held out in evaluate, so nothing to compare with"]
+
+
+def test_the_documented_step_works() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "curate.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, type[Step]] = {}
+    exec(code, names)
+    check = names["DropShouting"](share=0.6).start(NOWHERE)
+    assert check(row("NO SHOUTING please")) == "10 of 16 letters are capitals"
+    assert check(row("No shouting please")) is None
+
+
+def test_every_step_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "curate.md").read_text(encoding="utf-8")
+    for name, step in STEPS.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` ")]
+        assert all(f"`{field}`" in line for field in step.model_fields), name

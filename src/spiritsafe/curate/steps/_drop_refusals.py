@@ -16,7 +16,8 @@ _HELP = (
     r"|help (?:(?:you|anyone) )?(?:with|create|write|make|do)\b|help you(?:[.,!]|$)|do (?:that|this)(?:[.,!;]|$)"
     r"|(?:answer|discuss|continue with|engage (?:in|with)|participate in|complete) (?:that|this|your|such|any)\b"
     r"|(?:provide|give|offer|share|supply) (?:you (?:with )?)?"
-    r"(?:(?:[\w-]+ ){0,2}(?:information|instructions|advice|assistance|guidance)|details|content|support|help|that|this)\b"
+    r"(?:(?:[\w-]+ ){0,3}(?:information|instructions|advice|assistance|guidance)\b"
+    r"|(?:details|content|support|help|that|this)\b)"
     r"|(?:create|generate|write|produce) (?:that|this|such|any|content|harmful|explicit|sexual|hateful|material)\b"
     r"|(?:access|browse|open|view) (?:the internet|the web|external|real-time|files|links|websites|images|urls))"
 )
