@@ -19,11 +19,12 @@ def register(app: typer.Typer) -> None:
         overrides: Set = None,
         as_json: Json = False,
     ) -> None:
-        """Distil a real 135M-parameter teacher, over a real HTTP API, into a smaller student: a few minutes, two cores."""
+        """Distil a real 135M-parameter teacher, over a real HTTP API, into a smaller student."""
         from spiritsafe.cli._distill import print_run
         from spiritsafe.cli._progress import watching
         from spiritsafe.distill import run_demo
+        from spiritsafe.report import render_run
 
         with watching() as progress:
-            run = run_demo(out, overrides or [], progress)
+            run = run_demo(out, overrides or [], progress, render_run)
         print_run(run, as_json)

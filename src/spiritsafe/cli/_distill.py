@@ -75,7 +75,9 @@ def print_run(run: Run, as_json: bool) -> None:
         print(f"recovered                not reported: {recovered.get('refused', 'no reason recorded')}")
     else:
         low, high = recovered["ci95"]
-        print(f"recovered                {recovered['value']:.1%} of the NLL gap (95 % interval {low:.1%} to {high:.1%})")
+        print(
+            f"recovered                {recovered['value']:.1%} of the NLL gap (95 % interval {low:.1%} to {high:.1%})"
+        )
     collected = metrics["collected"]
     print(f"spent                    ${collected['usd']:.4f} for {collected['exchanges']} exchanges")
     print(f"report                   {run.report}")

@@ -43,6 +43,7 @@ def open_job(
 ) -> Distillation:
     """Everything a stage needs, from what a command was given."""
     from spiritsafe.distill import Distillation
+    from spiritsafe.report import render_run
     from spiritsafe.runs import Run
     from spiritsafe.terms import Registry
 
@@ -53,4 +54,5 @@ def open_job(
         registry=Registry.load(Path(registry) if registry else None),
         accept_terms=accept_terms,
         progress=progress,
+        render=render_run,
     )

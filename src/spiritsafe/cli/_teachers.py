@@ -23,14 +23,18 @@ def register(app: typer.Typer) -> None:
         model: Annotated[str, typer.Argument(help="A GGUF file, a Hugging Face folder, or a hub id.")],
         host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
         port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8001,
-        name: Annotated[str | None, typer.Option(help="Model name to serve under; the file's name unless given.")] = None,
+        name: Annotated[
+            str | None, typer.Option(help="Model name to serve under; the file's name unless given.")
+        ] = None,
         api_key_env: Annotated[
             str | None, typer.Option(help="Environment variable that holds the key clients must send.")
         ] = None,
         max_batch: Annotated[int, typer.Option(min=1, help="Requests generated together.")] = 32,
         max_logprobs: Annotated[int, typer.Option(min=0, help="Most alternatives a request may ask for.")] = 64,
         dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-        log: Annotated[Path | None, typer.Option(help="Append answered requests here as JSONL, without prompts.")] = None,
+        log: Annotated[
+            Path | None, typer.Option(help="Append answered requests here as JSONL, without prompts.")
+        ] = None,
     ) -> None:
         """Put local weights behind an OpenAI-compatible API."""
         from spiritsafe.teachers import serve_local

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spiritsafe.cli._output import Json, RegistryFile, print_json, print_table
+
+if TYPE_CHECKING:
+    from spiritsafe.terms import DatasetTerms, Decision, Registry
 
 __all__ = ["register"]
 
@@ -41,7 +44,9 @@ def register(app: typer.Typer) -> None:
         print(yaml.safe_dump(entry.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True))
         print("not legal advice")
 
-    @terms.command(epilog="Examples: spiritsafe terms check recipe.yaml · spiritsafe terms check runs/demo/curated.parquet")
+    @terms.command(
+        epilog="Examples: spiritsafe terms check recipe.yaml · spiritsafe terms check runs/demo/curated.parquet"
+    )
     def check(
         target: Annotated[Path, typer.Argument(help="A recipe (YAML) or a dataset (Parquet).")],
         registry: RegistryFile = None,
@@ -56,7 +61,7 @@ def register(app: typer.Typer) -> None:
             from spiritsafe.distill import decide_recipe
 
             recipe, _ = read_recipe(target, None)
-            verdict = decide_recipe(loaded, recipe)
+            verdict: Decision | DatasetTerms = decide_recipe(loaded, recipe)
         else:
             verdict = check_dataset(target, loaded)
         if as_json:
@@ -67,7 +72,7 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(3)
 
 
-def _load(registry: str | None):  # type: ignore[no-untyped-def]
+def _load(registry: str | None) -> Registry:
     from spiritsafe.terms import Registry
 
     return Registry.load(Path(registry) if registry else None)

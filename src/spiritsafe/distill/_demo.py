@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import yaml
 
 from spiritsafe.config import parse_config, with_overrides
 from spiritsafe.distill._recipe import Recipe
-from spiritsafe.distill._stages import STAGES, Distillation, distill
+from spiritsafe.distill._stages import Distillation, distill
 from spiritsafe.errors import BadInput, SpiritsafeError
 from spiritsafe.progress import Progress
 from spiritsafe.runs import Run
@@ -29,7 +30,7 @@ __all__ = ["run_demo"]
 _START_SECONDS = 180.0
 
 
-def run_demo(out: Path, overrides: Sequence[str], progress: Progress) -> Run:
+def run_demo(out: Path, overrides: Sequence[str], progress: Progress, render: Callable[[Run], Path]) -> Run:
     """Distil SmolLM2-135M-Instruct into `out`; run again, it resumes or finds everything done.
 
     Raises:
@@ -41,16 +42,12 @@ def run_demo(out: Path, overrides: Sequence[str], progress: Progress) -> Run:
     weights = _embedded_teacher()
     data["teacher"] |= {"weights": str(weights)}
     recipe = parse_config(with_overrides(data, overrides), Recipe, where="demo")
-    job = Distillation(run=Run.open(out), recipe=recipe, registry=Registry.load(None), progress=progress)
+    job = Distillation(run=Run.open(out), recipe=recipe, registry=Registry.load(None), progress=progress, render=render)
     if not job.facts("collect"):
         with _serving(weights, recipe.teacher.model_id, progress) as base_url:
-            served = recipe.model_copy(
-                update={"teacher": recipe.teacher.model_copy(update={"base_url": base_url})}
-            )
-            distill(
-                Distillation(run=job.run, recipe=served, registry=job.registry, progress=progress), stages=("collect",)
-            )
-    distill(job, stages=STAGES)
+            served = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"base_url": base_url})})
+            distill(replace(job, recipe=served), stages=("collect",))
+    distill(job)
     return job.run
 
 

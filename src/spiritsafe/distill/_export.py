@@ -70,8 +70,12 @@ def _mlbom(run: Run, name: str, manifest: dict[str, Any], terms: TermsRecord) ->
                 "bom-ref": "student",
                 "name": name,
                 "hashes": [{"alg": "SHA-256", "content": hash_path(w)} for w in weights],
-                "pedigree": {"ancestors": [{"type": "machine-learning-model", "name": str(teacher["model"] or teacher["path"])}]},
-                "modelCard": {"modelParameters": {"approach": {"type": "supervised"}, "datasets": [{"ref": "curated"}]}},
+                "pedigree": {
+                    "ancestors": [{"type": "machine-learning-model", "name": str(teacher["model"] or teacher["path"])}]
+                },
+                "modelCard": {
+                    "modelParameters": {"approach": {"type": "supervised"}, "datasets": [{"ref": "curated"}]}
+                },
             },
         },
         "components": [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,25 @@ __all__ = ["STAGES", "Distillation", "distill"]
 
 STAGES = ("collect", "curate", "train", "evaluate", "export", "report")
 
-_NOT_WHAT_IS_ASKED = {"budget_usd", "max_requests", "max_tokens_total", "max_seconds", "concurrency", "retries", "reuse"}
+_HOW_NOT_WHAT = {
+    *("budget_usd", "max_requests", "max_tokens_total", "max_seconds"),
+    *("concurrency", "retries", "tolerate_missing", "reuse"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """One run of one recipe: what every stage is given."""
+    """One run of one recipe: what every stage is given.
+
+    accept_terms: the reason to go on where the terms registry refuses.   render: writes the run's report.
+    """
 
     run: Run
     recipe: Recipe
     registry: Registry
     accept_terms: str | None = None
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
+    render: Callable[[Run], Path] | None = None
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage noted about itself."""
@@ -72,7 +79,9 @@ def _open_manifest(job: Distillation) -> None:
     )
 
 
-def _once(job: Distillation, stage: str, inputs: Any, work: Callable[[], tuple[Mapping[str, Path], dict[str, Any]]]) -> None:
+def _once(
+    job: Distillation, stage: str, inputs: Any, work: Callable[[], tuple[Mapping[str, Path], dict[str, Any]]]
+) -> None:
     fingerprint = hash_value(inputs)
     if job.run.stage_is_done(stage, fingerprint):
         job.progress.say(f"{stage}: already done, nothing to do")
@@ -86,7 +95,7 @@ def _collect(job: Distillation) -> None:
     recipe, run = job.recipe, job.run
     terms = check_recipe_terms(job, "collect")
     prompts = load_prompts(recipe.prompts, progress=job.progress)
-    asked = recipe.collect.model_dump(mode="json", exclude=_NOT_WHAT_IS_ASKED)
+    asked = recipe.collect.model_dump(mode="json", exclude=_HOW_NOT_WHAT)
     inputs = [recipe.teacher.model_id, [p.id for p in prompts], asked, recipe.evaluate.holdout, recipe.seed]
 
     def work() -> tuple[dict[str, Path], dict[str, Any]]:
@@ -129,9 +138,7 @@ def _train(job: Distillation) -> None:
     ]
 
     def work() -> tuple[dict[str, Path], dict[str, Any]]:
-        result = train(
-            run, recipe.train, recipe.student, teacher_source=recipe.teacher_weights, progress=job.progress
-        )
+        result = train(run, recipe.train, recipe.student, teacher_source=recipe.teacher_weights, progress=job.progress)
         return _student_files(run), {"summary": result.to_dict()}
 
     _once(job, "train", inputs, work)
@@ -169,17 +176,22 @@ def _evaluate(job: Distillation) -> None:
 
 def _export(job: Distillation) -> None:
     decision = check_dataset_terms(job, "export")
-    inputs = [job.recipe.name, _hash_of(job.run.metrics, "evaluate"), job.run.manifest().get("terms")]
+    inputs = [job.recipe.name, _hash_of(job.run.metrics, "evaluate"), _judgements(job.run)]
     _once(job, "export", inputs, lambda: (export(job.run, job.recipe, decision), {}))
 
 
 def _report(job: Distillation) -> None:
-    from spiritsafe.report import render_run
-
-    run = job.run
+    run, render = job.run, job.render
+    if render is None:
+        return
     shown = [p for p in (run.metrics, run.samples, run.curation, run.train_log) if p.exists()]
-    inputs = [[hash_path(p) for p in shown], run.manifest().get("terms"), job.recipe.model_dump(mode="json")]
-    _once(job, "report", inputs, lambda: ({"report": render_run(run)}, {}))
+    inputs = [[hash_path(p) for p in shown], _judgements(run), job.recipe.name]
+    _once(job, "report", inputs, lambda: ({"report": render(run)}, {}))
+
+
+def _judgements(run: Run) -> list[dict[str, Any]]:
+    """The terms records without who and when: judging the same thing again changes nothing."""
+    return [{k: v for k, v in record.items() if k not in ("who", "when")} for record in run.manifest().get("terms", [])]
 
 
 def _student_files(run: Run) -> dict[str, Path]:

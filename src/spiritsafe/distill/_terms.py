@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spiritsafe.distill._recipe import Recipe
-from spiritsafe.terms import Decision, Registry, TermsRecord, decide, gate, gate_dataset
+from spiritsafe.terms import Decision, Registry, TermsRecord, combine, decide, gate, gate_dataset
 
 if TYPE_CHECKING:
     from spiritsafe.distill._stages import Distillation
@@ -14,9 +15,16 @@ __all__ = ["check_dataset_terms", "check_recipe_terms", "decide_recipe"]
 
 
 def decide_recipe(registry: Registry, recipe: Recipe) -> Decision:
-    """What the registry says of a recipe's teacher: host, model and declaration, the strictest of them."""
+    """What the registry says of a recipe: the teacher's host, model, declaration and local weights.
+
+    Weights are judged by their name, and only where the registry knows it: that can tighten, never loosen.
+    """
     teacher = recipe.teacher
-    return decide(registry, host=teacher.host, model=teacher.model_id, declared=teacher.terms)
+    asked = decide(registry, host=teacher.host, model=teacher.model_id, declared=teacher.terms)
+    sources = {source for source in (teacher.weights, recipe.student.source) if source}
+    known = [Path(s).name for s in sources if registry.for_model(Path(s).name)]
+    known += [s for s in sources if not Path(s).exists() and registry.for_model(s)]
+    return combine([asked, *(decide(registry, host=None, model=name, declared=None) for name in sorted(set(known)))])
 
 
 def check_recipe_terms(job: Distillation, stage: str) -> TermsRecord:
@@ -50,5 +58,9 @@ def _accepted(job: Distillation) -> str | None:
 
 
 def _remember(job: Distillation, record: TermsRecord) -> None:
-    others = [entry for entry in job.run.manifest().get("terms", []) if entry["stage"] != record.stage]
-    job.run.update_manifest(terms=[*others, record.to_dict()])
+    """Keep the stage's latest record; one that says nothing new leaves the earlier one, with its date, in place."""
+    records, new = job.run.manifest().get("terms", []), record.to_dict()
+    before = next((entry for entry in records if entry["stage"] == record.stage), None)
+    if before is None or {**before, "when": "", "who": ""} != {**new, "when": "", "who": ""}:
+        kept = [entry for entry in records if entry["stage"] != record.stage]
+        job.run.update_manifest(terms=[*kept, new])

@@ -7,7 +7,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ["versions"]
 
-_PACKAGES = ("spiritsafe", "torch", "transformers", "tokenizers", "accelerate", "peft", "pyarrow", "numpy", "aiohttp", "rensa")
+_PACKAGES = (
+    "spiritsafe",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "peft",
+    "pyarrow",
+    "numpy",
+    "aiohttp",
+    "rensa",
+)
 
 
 def versions() -> dict[str, str]:
