@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 
-import click
 import typer
 
 from spiritsafe.cli import _demo, _distill, _stage, _teachers, _terms
@@ -48,16 +47,13 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = app(arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(2)
-    except click.ClickException as error:
+    except typer.TyperException as error:
         error.show()
         sys.exit(error.exit_code)
     except SpiritsafeError as error:
         _fail(str(error), debug)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; finished work is saved, run the same command to continue", debug)
         sys.exit(130)
     except BrokenPipeError:
