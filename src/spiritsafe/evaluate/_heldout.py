@@ -71,8 +71,10 @@ class Yardstick:
 
 
 def yardstick(exchanges: Sequence[Exchange], student: Weights, teacher: Weights | None) -> Yardstick:
-    """The sharpest comparison these exchanges allow: whole distributions where the teacher's weights are here and share
-    the tokenizer, the API's top-k where they do not lie here, bytes where the tokenizers differ, else the student alone.
+    """The sharpest comparison these exchanges allow.
+
+    Whole distributions where the teacher's weights are here and share the tokenizer; the API's top-k where they are
+    not here; bytes where the tokenizers differ; else the student alone.
     """
     vocabulary = Vocabulary.of(student.tokenizer)
     examples = [encode_exchange(e, vocabulary) for e in exchanges]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from spiritsafe.train import Example, Head
 
@@ -51,30 +52,58 @@ class Scores:
     kl: NDArray[np.float64]
     agree: NDArray[np.float64]
 
+    def rows(self, chosen: Sequence[int]) -> Scores:
+        """The same sums for some of the examples."""
+        return Scores(*(getattr(self, name)[chosen] for name in ("tokens", "nll", "taught", "kl", "agree")))
+
+    @property
+    def distance(self) -> float:
+        """From the teacher: mean KL, or mean NLL of its answers where there is no KL."""
+        if self.taught.sum():
+            return float(self.kl.sum() / self.taught.sum())
+        return float(self.nll.sum() / self.tokens.sum())
+
 
 @torch.inference_mode()
 def run_pass(model: Any, examples: Sequence[Example], vocab: int, batch_tokens: int) -> Pass:
-    """Run `model` over the examples, shortest first, in fp32. Normalised over the first `vocab` ids only."""
+    """Run `model` over the examples, shortest first. Its head is cut to the first `vocab` ids.
+
+    What all prompts begin with (a template's system prompt) is run once and its keys and values shared.
+    """
     device = model.device
-    lengths = [len(e.prompt_ids) + len(e.completion_ids) for e in examples]
-    order = sorted(range(len(examples)), key=lengths.__getitem__)
+    shared = _common_prefix([e.prompt_ids for e in examples])
+    prefix = torch.from_numpy(examples[0].prompt_ids[:shared].astype(np.int64))[None].to(device)
+    tails = [np.concatenate([e.prompt_ids[shared:], e.completion_ids]).astype(np.int64) for e in examples]
+    lengths = [len(tail) for tail in tails]
     states: list[Tensor] = [torch.empty(0)] * len(examples)
-    for batch in _batches(order, lengths, batch_tokens):
-        width = max(lengths[i] for i in batch)
-        ids_BT = torch.zeros(len(batch), width, dtype=torch.long)
-        mask_BT = torch.zeros(len(batch), width, dtype=torch.long)
-        for row, i in enumerate(batch):
-            ids = np.concatenate([examples[i].prompt_ids, examples[i].completion_ids])
-            ids_BT[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
-            mask_BT[row, : len(ids)] = 1
-        body = model.base_model(input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), use_cache=False)
+    for batch in _batches(sorted(range(len(tails)), key=lengths.__getitem__), lengths, batch_tokens):
+        ids_BT = pad_sequence([torch.from_numpy(tails[i]) for i in batch], batch_first=True).to(device)
+        mask_BT = pad_sequence([torch.ones(shared + lengths[i], dtype=torch.long) for i in batch], batch_first=True)
+        cache = None
+        if shared:
+            cache = model.base_model(input_ids=prefix, use_cache=True).past_key_values
+            cache.batch_repeat_interleave(len(batch))
+        body = model.base_model(
+            input_ids=ids_BT, attention_mask=mask_BT.to(device), past_key_values=cache, use_cache=cache is not None
+        )
         for row, i in enumerate(batch):
             # the hidden state at position t predicts token t + 1
-            span = slice(len(examples[i].prompt_ids) - 1, lengths[i] - 1)
-            states[i] = body.last_hidden_state[row, span].float()
+            first = lengths[i] - len(examples[i].completion_ids) - 1
+            states[i] = body.last_hidden_state[row, first : lengths[i] - 1].float()
     head = Head.of(model, vocab)
     bias = None if head.bias is None else head.bias.float()
     return Pass(torch.cat(states), Head(head.weight.float(), head.vocab, bias, head.scale, head.softcap))
+
+
+def _common_prefix(prompts: Sequence[NDArray[np.int32]]) -> int:
+    """How many tokens all prompts begin with, leaving at least one of each; 0 where there is nothing to share."""
+    if len(prompts) < 2:
+        return 0
+    width = min(len(p) for p in prompts) - 1
+    if width <= 0:
+        return 0
+    same = np.all(np.stack([p[:width] for p in prompts]) == prompts[0][:width], axis=0)
+    return int(width if same.all() else same.argmin())
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
