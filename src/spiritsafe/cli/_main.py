@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        error.show()  # type: ignore[attr-defined]  # usage errors have it, typer's public base does not say so
+        sys.exit(error.exit_code)  # type: ignore[attr-defined]
     except SpiritsafeError as error:
         _fail(str(error), debug)
         sys.exit(error.exit_code)
