@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
         error.show()  # type: ignore[attr-defined]  # usage errors have it, typer's public base does not say so
-        sys.exit(error.exit_code)  # type: ignore[attr-defined]
+        sys.exit(error.exit_code)
     except SpiritsafeError as error:
         _fail(str(error), debug)
         sys.exit(error.exit_code)
