@@ -75,6 +75,7 @@ class Ticket:
     parts: list[str] = field(default_factory=list)
     logprobs: list[LogprobRows] = field(default_factory=list)
     cancelled: bool = False
+    finished: bool = False
 
     def cancel(self) -> None:
         """Give the row up at the next step; no callback follows. Safe from any thread."""
@@ -293,6 +294,7 @@ class Engine:
             ticket.on_delta(Delta(text, (token,), logprobs))
         if over:
             reason: FinishReason = "stop" if ended or ticket.text.stopped else "length"
+            ticket.finished = True
             ticket.on_done(self._finished(ticket, reason, followed=bool(follow)))
         return over
 

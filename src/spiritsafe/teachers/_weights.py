@@ -62,19 +62,23 @@ class Weights:
         return torch.device(self.model.device)
 
 
-def load_weights(source: str | Path, dtype: str = "auto", device: str = "auto") -> Weights:
+def load_weights(source: str | Path, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> Weights:
     """Load a model for inference. Only safetensors and GGUF are read, never pickles, and no remote code runs.
 
     source: a GGUF file, a Hugging Face folder, or a hub id `owner/name`.
     dtype: float32, bfloat16, float16; auto is float32 on a CPU and bfloat16 on CUDA.
     device: a torch device; auto is CUDA where there is one.
+    revision: pins the weights: a hub revision, or (the beginning of) the SHA-256 that `Weights.revision` shows.
 
     Raises:
-        BadInput: nothing loadable there; the message says what and what to do.
+        BadInput: nothing loadable there, or not that revision; the message says what and what to do.
     """
     from transformers import AutoModelForCausalLM
 
-    where = _locate(source)
+    where = _locate(source, revision)
+    found = where.revision()
+    if revision and where.commit is None and not found.startswith(revision):
+        raise BadInput(f"{where.path}: its revision is {found}, not {revision}; restore the file or change the pin")
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if dtype == "auto":
         dtype = "bfloat16" if place.type == "cuda" else "float32"
@@ -89,7 +93,7 @@ def load_weights(source: str | Path, dtype: str = "auto", device: str = "auto") 
         model=model,
         tokenizer=tokenizer,
         source=str(source),
-        revision=where.revision(),
+        revision=found,
         tokenizer_hash=tokenizer_hash(tokenizer),
         template_hash=template_hash(tokenizer),
     )
@@ -127,7 +131,7 @@ class _Where:
         return hash_path(files[0]) if len(files) == 1 else hash_value([[f.name, hash_path(f)] for f in files])
 
 
-def _locate(source: str | Path) -> _Where:
+def _locate(source: str | Path, revision: str | None = None) -> _Where:
     path = Path(source).expanduser()
     if path.is_file():
         _gguf.check_magic(path)
@@ -137,17 +141,19 @@ def _locate(source: str | Path) -> _Where:
             raise BadInput(f"{path}: no config.json in this folder; give a Hugging Face model folder or a .gguf file")
         return _Where(path)
     if isinstance(source, str) and _HUB_ID.match(source) and not source.endswith((".gguf", ".safetensors")):
-        return _snapshot(source)
+        return _snapshot(source, revision)
     raise BadInput(f"{source}: no such file or folder; give a .gguf file, a model folder or a hub id (owner/name)")
 
 
-def _snapshot(hub_id: str) -> _Where:
+def _snapshot(hub_id: str, revision: str | None) -> _Where:
     """Fetch a hub repository (or find it in the cache) without its pickles and code."""
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     try:
-        folder = snapshot_download(hub_id, allow_patterns=wanted, local_files_only=not _hub_answers())
+        folder = snapshot_download(
+            hub_id, revision=revision, allow_patterns=wanted, local_files_only=not _hub_answers()
+        )
     except Exception as error:  # the client raises from httpx, from the hub and from the file system
         raise BadInput(
             f"{hub_id}: cannot be fetched from the hub ({_first_line(error)});"
