@@ -18,10 +18,11 @@ from spiritsafe.train import (
     StudentConfig,
     TrainConfig,
     even_layers,
-    influence_layers,
     init_student,
     load_source,
     prune_layers,
+    sensitivity,
+    sensitivity_layers,
 )
 
 
@@ -80,16 +81,54 @@ def test_pruning_takes_per_layer_settings_along() -> None:
     assert pruned(torch.randint(64, (1, 9))).logits.shape == (1, 9, 64)
 
 
-def test_influence_drops_the_layers_that_do_nothing() -> None:
+def calibration(vocab: int = 64) -> list[Example]:
+    rng = np.random.default_rng(0)
+    lengths = ((17, 10), (9, 13))
+    return [Example(str(i), *(rng.integers(3, vocab, n).astype(np.int32) for n in ns)) for i, ns in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3"])
+def test_sensitivity_is_the_kl_to_the_model_without_the_layer(family: str) -> None:
+    if family == "Llama":
+        model = tiny_model(64, layers=5).eval()
+    else:
+        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+        kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+        config = Gemma3TextConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, layer_types=kinds, sliding_window=4, pad_token_id=0,
+            initializer_range=0.3,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model = Gemma3ForCausalLM(config).eval()
+    examples = calibration()
+    hurt = sensitivity(model, examples, 64)
+    assert hurt[0] == hurt[4] == float("inf")
+    for layer in (1, 2, 3):
+        pruned = prune_layers(model, [i for i in range(5) if i != layer]).eval()
+        total = 0.0
+        for e in examples:
+            ids = torch.from_numpy(np.concatenate([e.prompt_ids, e.completion_ids]).astype(np.int64))[None]
+            span = slice(len(e.prompt_ids) - 1, ids.shape[1] - 1)
+            log_p, log_q = (m(ids).logits[0, span].log_softmax(-1) for m in (model, pruned))
+            total += (log_p.exp() * (log_p - log_q)).sum().item()
+        assert hurt[layer] == pytest.approx(total / 23, rel=1e-3)
+    assert len(set(hurt)) == 4
+    worst = max((1, 2, 3), key=hurt.__getitem__)
+    assert sensitivity_layers(model, 3, examples, 64) == (0, worst, 4)
+
+
+def test_sensitivity_drops_the_layers_that_do_nothing_and_needs_examples() -> None:
     model = tiny_model(64, layers=6)
     with torch.no_grad():
         for i in (1, 4):  # their output is their input: the residual branch is silent
             model.model.layers[i].self_attn.o_proj.weight.zero_()
             model.model.layers[i].mlp.down_proj.weight.zero_()
-    examples = [Example("a", np.arange(3, 20, dtype=np.int32), np.arange(20, 30, dtype=np.int32))]
-    assert influence_layers(model, 4, examples) == (0, 2, 3, 5)
+    assert sensitivity_layers(model, 4, calibration(), 64) == (0, 2, 3, 5)
+    assert len(model.model.layers) == 6 and type(model.model.layers[0]).__name__ == "LlamaDecoderLayer"
     with pytest.raises(BadInput, match="needs training examples"):
-        influence_layers(model, 4, [])
+        sensitivity_layers(model, 4, [], 64)
 
 
 def test_prune_takes_the_source_before_the_teacher(tmp_path: Path) -> None:

@@ -12,15 +12,13 @@ if TYPE_CHECKING:
     from spiritsafe.train._init import (
         Source,
         Student,
-        even_layers,
-        influence_layers,
         init_student,
         load_source,
-        prune_layers,
         save_student,
     )
     from spiritsafe.train._loop import TrainResult, TrainStep, train
     from spiritsafe.train._loss import Head, LossWeights, Metrics, fused_loss
+    from spiritsafe.train._prune import even_layers, prune_layers, sensitivity, sensitivity_layers
 
 __all__ = [
     "CacheInfo",
@@ -40,11 +38,12 @@ __all__ = [
     "encode_exchange",
     "even_layers",
     "fused_loss",
-    "influence_layers",
     "init_student",
     "load_source",
     "prune_layers",
     "save_student",
+    "sensitivity",
+    "sensitivity_layers",
     "train",
     "write_cache",
 ]
@@ -54,19 +53,8 @@ _LAZY = {
     **dict.fromkeys(("CacheInfo", "LogitCache", "write_cache"), "_cache"),
     **dict.fromkeys(("Head", "LossWeights", "Metrics", "fused_loss"), "_loss"),
     **dict.fromkeys(("TrainResult", "TrainStep", "train"), "_loop"),
-    **dict.fromkeys(
-        (
-            "Source",
-            "Student",
-            "even_layers",
-            "influence_layers",
-            "init_student",
-            "load_source",
-            "prune_layers",
-            "save_student",
-        ),
-        "_init",
-    ),
+    **dict.fromkeys(("Source", "Student", "init_student", "load_source", "save_student"), "_init"),
+    **dict.fromkeys(("even_layers", "prune_layers", "sensitivity", "sensitivity_layers"), "_prune"),
 }
 
 

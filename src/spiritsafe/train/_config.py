@@ -16,14 +16,14 @@ class StudentConfig(StrictModel):
 
     init: `prune` keeps `layers` of the layers of `source` (the teacher's weights unless said otherwise), `scratch`
     starts from random weights, anything else is a folder, a GGUF file or a hub id whose weights are taken as they are.
-    strategy: which layers `prune` keeps: `even`ly spaced with both ends, or those with most `influence` (the layers
-    whose output is closest to their input by mean cosine on the training prompts go, both ends stay).
+    strategy: which layers `prune` keeps: `even`ly spaced with both ends, or by `sensitivity` (those go whose absence
+    alone moves the model least, by KL on some training answers; both ends stay; a far better start).
     hidden, heads, tokenizer: only for `scratch`; the tokenizer defaults to the teacher's.
     """
 
     init: str = "prune"
     layers: int | None = Field(None, ge=2)
-    strategy: Literal["even", "influence"] = "even"
+    strategy: Literal["even", "sensitivity"] = "even"
     source: str | None = None
     hidden: int | None = Field(None, ge=8)
     heads: int | None = Field(None, ge=1)

@@ -53,7 +53,7 @@ def load_examples(run: Run, vocabulary: Vocabulary, max_length: int) -> tuple[li
     Completions are cut at `max_length` tokens in all; exchanges whose prompt alone is that long are left out.
 
     Raises:
-        BadInput: nothing is left to train on.
+        BadInput: nothing is left to train on, or two exchanges have the same id.
     """
     exchanges: list[Exchange] = []
     examples: list[Example] = []
@@ -69,6 +69,8 @@ def load_examples(run: Run, vocabulary: Vocabulary, max_length: int) -> tuple[li
             f"{run.curated}: no exchange of the train split fits in train.max_length {max_length};"
             " collect more, curate less or raise it"
         )
+    if len({e.id for e in examples}) < len(examples):
+        raise BadInput(f"{run.curated}: exchanges share an id, so it holds some twice; curate again")
     return exchanges, examples
 
 

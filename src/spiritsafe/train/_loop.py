@@ -41,7 +41,7 @@ from spiritsafe.train._targets import prepare_targets
 
 __all__ = ["TrainResult", "TrainStep", "train"]
 
-_CALIBRATION = 16
+_CALIBRATION = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ def _train(
     source = load_source(student_config, teacher_source)
     vocabulary = Vocabulary.of(source.tokenizer)
     exchanges, examples = load_examples(run, vocabulary, min(config.max_length, source.context))
-    student = init_student(student_config, source, calibration=examples[:_CALIBRATION], seed=config.seed)
+    calibration = examples[:_CALIBRATION]
+    student = init_student(student_config, source, calibration, config.seed, place.autocast)
     check_head(student.model, student.tokenizer, student.description)
     targets_of, cache_facts = None, None
     if config.objective == "topk":
