@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,8 +81,8 @@ class Request:
 
     def hash(self, model: str) -> str:
         """SHA-256 hex of everything that decides the answer; what a paid answer is stored under."""
-        sampling = asdict(self.sampling)
-        return _digest([model, [[m.role, m.content] for m in self.prompt.messages], sampling, self.n])
+        messages = [[m.role, m.content] for m in self.prompt.messages]
+        return _digest([model, messages, _fields(self.sampling), self.n])
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +160,17 @@ class Exchange:
         return f"{self.request_hash[:24]}-{self.sample}"
 
 
+def _fields(value: Sampling | Usage) -> dict[str, Any]:
+    """`asdict` of a flat value, without its deep copies: it runs for every request and every row."""
+    return {f: getattr(value, f) for f in value.__slots__}
+
+
 def _digest(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# One encoder for all: `json.dumps` with these options would build a new one for every hash.
+_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
 # ── Parquet ──────────────────────────────────────────────────────────────────────────────────────
@@ -290,8 +298,8 @@ def _to_row(e: Exchange) -> dict[str, Any]:
         "top_ids": None if logprobs is None or logprobs.ids is None else logprobs.ids.ravel(),
         "token_bytes": None if logprobs is None else logprobs.token_bytes,
         "top_bytes": None if logprobs is None else logprobs.top_bytes,
-        "sampling": json.dumps(asdict(e.sampling)),
-        **asdict(e.usage),
+        "sampling": json.dumps(_fields(e.sampling)),
+        **_fields(e.usage),
         "usd": e.usd,
         "teacher": e.teacher.model,
         "teacher_revision": e.teacher.revision,

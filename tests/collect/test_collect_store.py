@@ -241,10 +241,10 @@ def test_ballast_makes_room_for_answers_already_paid(tmp_path: Path) -> None:
     ballast = tmp_path / ".requests.sqlite.ballast"
 
     class FullWhileBallastIsAboard(sqlite3.Connection):
-        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        def executemany(self, sql: str, *args: Any) -> sqlite3.Cursor:
             if sql.startswith("UPDATE attempts SET state = 'settled'") and ballast.exists():
                 raise sqlite3.OperationalError("database or disk is full")
-            return super().execute(sql, *args)
+            return super().executemany(sql, *args)
 
     async def work(store: Store) -> None:
         store._connection.close()

@@ -6,15 +6,15 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from spiritsafe.collect._collector import Collector
 from spiritsafe.collect._config import CollectConfig
-from spiritsafe.collect._jobs import Job, identity, jobs_of, unanswered
+from spiritsafe.collect._jobs import Job, Questions
 from spiritsafe.collect._limiter import Limiter
-from spiritsafe.collect._store import Known, Store, siblings
+from spiritsafe.collect._store import Store, siblings
 from spiritsafe.errors import BadInput
 from spiritsafe.progress import Progress
 from spiritsafe.records import Prompt, TeacherInfo
@@ -29,6 +29,7 @@ class Asked:
     """One session of asking. over: the cap that stopped it, if one did."""
 
     info: TeacherInfo
+    questions: Questions
     reused: int
     seconds: float
     tokens_out: int
@@ -53,12 +54,15 @@ def ask(
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         opened = teacher or open_teacher(teacher_config)
         try:
-            reused, todo = _plan(store, identity(opened.info), prompts, config)
+            questions = Questions(config, opened.info)
+            reused, todo = _plan(store, questions, prompts, config)
             if reused:
                 progress.say(f"collect: {reused} answers copied from sibling runs at no cost")
             budget = open_budget(teacher_config, config, store)
             limiter = Limiter(_fixed(teacher_config, config), patience=teacher_config.timeout_s / 4)
-            collector = Collector(store, opened, teacher_config.effective_price, budget, limiter, config, progress)
+            collector = Collector(
+                store, opened, teacher_config.effective_price, budget, limiter, config, questions, progress
+            )
             room = None if config.max_requests is None else config.max_requests - budget.spent.requests
             if room is not None and len(todo) > room:
                 progress.say(f"collect: {len(todo)} requests to send, but collect.max_requests leaves room for {room}")
@@ -74,7 +78,9 @@ def ask(
     for flaw in ("without logprobs", "without usage: charged at the worst case"):
         if collector.noted[flaw]:
             progress.say(f"collect: {collector.noted[flaw]} answers came {flaw}")
-    return Asked(opened.info, reused, seconds, collector.tokens_out, limiter.highest, collector.noted, collector.over)
+    return Asked(
+        opened.info, questions, reused, seconds, collector.tokens_out, limiter.highest, collector.noted, collector.over
+    )
 
 
 def open_budget(teacher: TeacherConfig, config: CollectConfig, store: Store | None = None) -> Budget:
@@ -101,11 +107,14 @@ def open_budget(teacher: TeacherConfig, config: CollectConfig, store: Store | No
     )
 
 
-def _plan(store: Store, teacher: str, prompts: Sequence[Prompt], config: CollectConfig) -> tuple[int, list[Job]]:
+def _plan(
+    store: Store, questions: Questions, prompts: Sequence[Prompt], config: CollectConfig
+) -> tuple[int, list[Job]]:
     """Copy what sibling runs have, then return how much that was, and what is left to ask."""
     reused = 0
     while True:
-        todo = list(_unanswered(store.known(), teacher, prompts, config))
+        known = store.known()
+        todo = [job for prompt in prompts if (job := questions.open(prompt, known)) is not None]
         store.add((job.hash, job.request) for job in todo)
         if not todo or not config.reuse:
             return reused, todo
@@ -115,15 +124,6 @@ def _plan(store: Store, teacher: str, prompts: Sequence[Prompt], config: Collect
         if len(wanted) == len(todo):
             return reused, todo
         reused += len(todo) - len(wanted)
-
-
-def _unanswered(
-    known: Mapping[str, Known], teacher: str, prompts: Sequence[Prompt], config: CollectConfig
-) -> Iterator[Job]:
-    for prompt in prompts:
-        job = unanswered(list(jobs_of(prompt, config, teacher, known)))
-        if job is not None:
-            yield job
 
 
 def _fixed(teacher: TeacherConfig, config: CollectConfig) -> int | None:

@@ -10,7 +10,6 @@ from typing import Any
 from spiritsafe.collect._ask import ask, open_budget
 from spiritsafe.collect._config import CollectConfig
 from spiritsafe.collect._export import Terms, exchanges_of
-from spiritsafe.collect._jobs import identity, jobs_of
 from spiritsafe.collect._prompts import assign_splits
 from spiritsafe.collect._store import Store
 from spiritsafe.errors import BadInput, Refused, SpiritsafeError
@@ -101,7 +100,7 @@ def collect(
             known = store.known()
             for prompt in prompts:
                 samples = 0
-                for job, held in jobs_of(prompt, config, identity(asked.info), known):
+                for job, held in asked.questions.of(prompt, known):
                     if held is not None and held.reason is not None:
                         bad[held.reason.partition(":")[0]] += 1
                     for exchange in exchanges_of(store, job, asked.info, splits, terms):

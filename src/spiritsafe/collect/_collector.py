@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from spiritsafe.collect._commit import disk_full
 from spiritsafe.collect._config import CollectConfig
-from spiritsafe.collect._jobs import Job, identity, next_job, tokens_bound
+from spiritsafe.collect._jobs import Job, Questions, tokens_bound
 from spiritsafe.collect._limiter import Limiter
 from spiritsafe.collect._store import Store
 from spiritsafe.errors import Interrupted, SpiritsafeError
@@ -45,6 +45,7 @@ class Collector:
         budget: Budget,
         limiter: Limiter,
         config: CollectConfig,
+        questions: Questions,
         progress: Progress,
     ) -> None:
         self._store = store
@@ -53,7 +54,7 @@ class Collector:
         self._budget = budget
         self._limiter = limiter
         self._config = config
-        self._identity = identity(teacher.info)
+        self._questions = questions
         self._progress = progress
         self._ready: deque[Job] = deque()
         self._waiting = 0  # jobs that sleep until their next try
@@ -181,7 +182,7 @@ class Collector:
         raw = answer.raw or completion_bytes(answer.replies, usage, answer.model)
         kept = answer.replies[: job.request.n]
         again = job.bad < most
-        rest = None if again else next_job(job, len(kept), self._config, self._identity)
+        rest = None if again else self._questions.after(job, len(kept))
         then = None if rest is None else (rest.hash, rest.request)
         await self._store.answered(attempt, job.hash, raw, usage, actual, replies=len(kept), reason=reason, then=then)
         if self._config.logprobs and any(reply.logprobs is None and reply.text for reply in kept):

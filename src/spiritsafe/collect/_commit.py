@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,7 +62,8 @@ class _Batch:
     __slots__ = ("done", "error", "statements")
 
     def __init__(self) -> None:
-        self.statements: list[Statement] = []
+        # By statement: tasks are independent of each other, and one task's statements touch different tables.
+        self.statements: defaultdict[str, list[Sequence[Any]]] = defaultdict(list)
         self.done = asyncio.Event()
         self.error: StoreError | None = None
 
@@ -85,7 +87,8 @@ class GroupCommit:
             StoreError: they are not, and neither is anything else of the same batch.
         """
         batch = self._next
-        batch.statements += statements
+        for sql, values in statements:
+            batch.statements[sql].append(values)
         if self._busy is None:
             self._busy = asyncio.get_running_loop().create_task(self._run())
         await batch.done.wait()
@@ -110,8 +113,8 @@ class GroupCommit:
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                for sql, values in batch.statements:
-                    self._connection.execute(sql, values)
+                for sql, rows in batch.statements.items():
+                    self._connection.executemany(sql, rows)
                 await loop.run_in_executor(self._worker, self._connection.commit)
             except (sqlite3.Error, OSError) as error:
                 with contextlib.suppress(sqlite3.Error):

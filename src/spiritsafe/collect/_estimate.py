@@ -8,7 +8,7 @@ from typing import Any
 
 from spiritsafe.collect._ask import ask, open_budget
 from spiritsafe.collect._config import CollectConfig
-from spiritsafe.collect._jobs import identity, jobs_of, tokens_bound, unanswered
+from spiritsafe.collect._jobs import Questions, tokens_bound
 from spiritsafe.collect._store import Store
 from spiritsafe.errors import Refused
 from spiritsafe.progress import Progress, Silent
@@ -100,22 +100,21 @@ def estimate(
             info = asked.info
             if asked.over is not None:
                 raise Refused(str(asked.over))
-        return _estimate(store, identity(info), teacher_config, prompts, config)
+        return _estimate(store, Questions(config, info), teacher_config, prompts, config)
 
 
 def _estimate(
-    store: Store, teacher: str, teacher_config: TeacherConfig, prompts: Sequence[Prompt], config: CollectConfig
+    store: Store, questions: Questions, teacher_config: TeacherConfig, prompts: Sequence[Prompt], config: CollectConfig
 ) -> Estimate:
     known = store.known()
     left: list[Request] = []
     seen: list[tuple[Request, Usage, int]] = []  # request, usage, replies
     for prompt in prompts:
-        jobs = list(jobs_of(prompt, config, teacher, known))
-        for job, state in jobs:
+        for job, state in questions.of(prompt, known):
             paid = store.paid(job.hash)
             if paid is not None and state is not None:
                 seen.append((job.request, paid.usage, state.replies))
-        job_left = unanswered(jobs)
+        job_left = questions.open(prompt, known)
         if job_left is not None:
             left.append(job_left.request)
     per_byte, per_reply = 1 / _BYTES_PER_TOKEN, float(config.max_tokens)

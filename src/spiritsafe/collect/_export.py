@@ -43,14 +43,16 @@ def exchanges_of(
     extra = {} if paid.origin is None else {"reused_from": paid.origin}
     if reported not in ("", teacher.model):
         extra["model_reported"] = reported
-    prompt = job.request.prompt
+    prompt, sampling = job.request.prompt, job.request.sampling
+    if sampling.seed != paid.seed:  # asked again after a bad answer
+        sampling = replace(sampling, seed=paid.seed)
     for index, (reply, usage) in enumerate(zip(replies, _divide(paid.usage, replies), strict=True)):
         yield Exchange(
             request_hash=job.hash,
             sample=job.start + index,
             prompt=prompt,
             reply=reply,
-            sampling=replace(job.request.sampling, seed=paid.seed),
+            sampling=sampling,
             usage=usage,
             usd=dollars(_share(paid.pico, len(replies), index)),
             teacher=teacher,
@@ -64,6 +66,9 @@ def exchanges_of(
 
 def _divide(usage: Usage, replies: tuple[Reply, ...]) -> Iterator[Usage]:
     """A call's usage among its replies: output by their token counts where those are known, the rest evenly."""
+    if len(replies) == 1:
+        yield usage
+        return
     counts = [_length(reply) for reply in replies]
     exact = None not in counts and sum(c for c in counts if c is not None) == usage.output_tokens
     for index, count in enumerate(counts):

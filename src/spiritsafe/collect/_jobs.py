@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from spiritsafe.collect._config import CollectConfig
 from spiritsafe.collect._store import Known
 from spiritsafe.records import Prompt, Request, Sampling, TeacherInfo
 
-__all__ = ["Job", "identity", "jobs_of", "next_job", "tokens_bound", "unanswered"]
+__all__ = ["Job", "Questions", "identity", "tokens_bound"]
 
 _PER_MESSAGE = 16  # role markers and separators around a message
 _TEMPLATE = 256  # what a chat template adds by itself: a default system prompt, a date, tool headers
@@ -39,30 +39,54 @@ def identity(teacher: TeacherInfo) -> str:
     return f"{teacher.model}@{teacher.host or 'local'}#{teacher.revision or ''}"
 
 
-def jobs_of(
-    prompt: Prompt, config: CollectConfig, teacher: str, known: Mapping[str, Known]
-) -> Iterator[tuple[Job, Known | None]]:
-    """The requests that together give all samples of a prompt, as far as is known yet.
+class Questions:
+    """Which requests give all samples of a prompt, as far as is known yet.
 
     One request asks for all samples. A teacher that gives fewer is asked again for the rest, so what comes after a
-    request depends on how many replies it brought; the last one yielded may have no answer yet.
+    request depends on how many replies it brought.
     """
-    start = 0
-    while start < config.samples:
-        job = _job(prompt, config, teacher, start, config.samples - start)
-        held = known.get(job.hash)
-        yield job, held
-        if held is None or held.state != "answered":
-            return
-        start += held.replies
 
+    def __init__(self, config: CollectConfig, teacher: TeacherInfo) -> None:
+        self._config = config
+        self._identity = identity(teacher)
+        self._jobs: dict[tuple[Prompt, int], Job] = {}
 
-def next_job(job: Job, replies: int, config: CollectConfig, teacher: str) -> Job | None:
-    """The request for the samples that `job` asked for and did not get."""
-    start = job.start + replies
-    if start >= config.samples:
-        return None
-    return _job(job.request.prompt, config, teacher, start, config.samples - start)
+    def of(self, prompt: Prompt, known: Mapping[str, Known]) -> Iterator[tuple[Job, Known | None]]:
+        """The prompt's requests and what is known of them; the last one may have no answer yet."""
+        start = 0
+        while start < self._config.samples:
+            job = self._job(prompt, start)
+            held = known.get(job.hash)
+            yield job, held
+            if held is None or held.state != "answered":
+                return
+            start += held.replies
+
+    def open(self, prompt: Prompt, known: Mapping[str, Known]) -> Job | None:
+        """The request that has to be asked next for a prompt; None if all its samples are there."""
+        *_, (job, held) = self.of(prompt, known)
+        return None if held is not None and held.state == "answered" else job
+
+    def after(self, job: Job, replies: int) -> Job | None:
+        """The request for the samples that `job` asked for and did not get."""
+        start = job.start + replies
+        return None if start >= self._config.samples else self._job(job.request.prompt, start)
+
+    def _job(self, prompt: Prompt, start: int) -> Job:
+        job = self._jobs.get((prompt, start))
+        if job is None:
+            config = self._config
+            sampling = Sampling(
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                seed=None if config.seed is None else _seed(config.seed, prompt.id, start),
+                stop=config.stop,
+                logprobs=config.logprobs,
+            )
+            request = Request(prompt, sampling, config.samples - start)
+            job = self._jobs[prompt, start] = Job(request, start, request.hash(self._identity))
+        return job
 
 
 def tokens_bound(request: Request) -> tuple[int, int]:
@@ -75,25 +99,6 @@ def tokens_bound(request: Request) -> tuple[int, int]:
     return size + _PER_MESSAGE * len(messages) + _TEMPLATE, request.n * request.sampling.max_tokens
 
 
-def _job(prompt: Prompt, config: CollectConfig, teacher: str, start: int, n: int) -> Job:
-    sampling = Sampling(
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=None if config.seed is None else _seed(config.seed, prompt.id, start),
-        stop=config.stop,
-        logprobs=config.logprobs,
-    )
-    request = Request(prompt, sampling, n)
-    return Job(request, start, request.hash(teacher))
-
-
 def _seed(base: int, prompt_id: str, start: int) -> int:
     digest = hashlib.sha256(f"{base}:{prompt_id}:{start}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def unanswered(found: Sequence[tuple[Job, Known | None]]) -> Job | None:
-    """The last job of a prompt if it has no answer yet."""
-    job, held = found[-1]
-    return None if held is not None and held.state == "answered" else job

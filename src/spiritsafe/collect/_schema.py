@@ -28,7 +28,6 @@ CREATE TABLE attempts (
   cached INTEGER NOT NULL DEFAULT 0, reasoning INTEGER NOT NULL DEFAULT 0,
   started REAL NOT NULL, ended REAL, error TEXT, answer BLOB, origin TEXT
 );
-CREATE INDEX attempts_of ON attempts (hash);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {VERSION};
 """

@@ -148,6 +148,7 @@ class ApiTeacher:
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout_s, sock_connect=_CONNECT_S),
                 headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
                 proxy=_proxy(self._url, self._config.host or ""),
             )
         return self._session
