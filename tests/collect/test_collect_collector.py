@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp import web
 
@@ -21,10 +22,20 @@ from mock_api import Behaviour, Body, MockApi, answer, completion, mock_api
 from spiritsafe.collect import CollectConfig, CollectSummary, collect, estimate, reconcile
 from spiritsafe.collect._store import Store
 from spiritsafe.errors import BadInput, Interrupted, Refused, SpiritsafeError
-from spiritsafe.records import Exchange, Message, Prompt, read_exchanges
+from spiritsafe.records import (
+    Exchange,
+    Message,
+    Prompt,
+    Reply,
+    Request,
+    SparseLogprobs,
+    TeacherInfo,
+    Usage,
+    read_exchanges,
+)
 from spiritsafe.runs import Run
 from spiritsafe.spend import Price
-from spiritsafe.teachers import TeacherConfig
+from spiritsafe.teachers import Answer, TeacherConfig
 
 PRICE = Price.model_validate({"input_per_mtok": 1, "output_per_mtok": 2})
 QUICK: dict[str, Any] = {"logprobs": 0, "max_tokens": 8}
@@ -175,6 +186,48 @@ def test_logprobs_are_kept_and_their_absence_is_said(tmp_path: Path, api: MockAp
     assert kept[0] is not None and kept[0].top_bytes == ((b"x", b"y"),)
     assert kept[1] is None
     assert summary.noted["without logprobs"] == 1 and "1 answers came without logprobs" in watch.said[0]
+
+
+class InProcess:
+    """A teacher without a wire, as local weights are: token ids and log-probabilities by id."""
+
+    info = TeacherInfo("tiny", revision="r1", tokenizer_hash="t", template_hash="c")
+
+    async def complete(self, request: Request) -> Answer:
+        await asyncio.sleep(0)
+        said = request.prompt.messages[-1].content
+        if said == "broken":
+            raise ValueError("out of memory")
+        logprobs = SparseLogprobs(
+            np.asarray([-0.25, -1.5], np.float32),
+            np.asarray([[-0.25, -2.0], [-1.5, -np.inf]], np.float32),
+            np.asarray([[3, 4], [2, -1]], np.int32),
+        )
+        return Answer((Reply(said.upper(), "stop", (3, 2), logprobs),), Usage(5, 2), "tiny")
+
+    async def aclose(self) -> None: ...
+
+
+def test_local_weights_go_the_same_way_for_free(tmp_path: Path) -> None:
+    run, config = Run.open(tmp_path / "r"), CollectConfig(budget_usd=0, logprobs=2)
+    local = TeacherConfig(path="somewhere/tiny")
+    summary = collect(run, local, ask(50), config, teacher=InProcess())
+    assert (summary.answered, summary.usd, summary.price_known) == (50, 0.0, True)
+    first = next(read_exchanges(run.exchanges))
+    assert first.teacher == InProcess.info and first.reply.text == "Q0" and first.reply.token_ids == (3, 2)
+    assert first.reply.logprobs is not None and first.reply.logprobs.ids is not None
+    assert first.reply.logprobs.ids.tolist() == [[3, 4], [2, -1]]
+    assert first.reply.logprobs.token_bytes is None
+
+
+def test_a_teacher_that_breaks_stops_collection_and_keeps_what_was_answered(tmp_path: Path) -> None:
+    prompts = [*ask(20), Prompt((Message("user", "broken"),)), *ask(20, "later")]
+    local, config = TeacherConfig(path="somewhere/tiny"), CollectConfig(logprobs=0, concurrency=1)
+    with pytest.raises(SpiritsafeError, match="collection failed: ValueError") as error:
+        collect(Run.open(tmp_path / "r"), local, prompts, config, teacher=InProcess())
+    assert isinstance(error.value.__cause__, ValueError)
+    with Store(tmp_path / "r" / "requests.sqlite") as store:
+        assert sum(known.state == "answered" for known in store.known().values()) == 20
 
 
 # ── trouble ──

@@ -110,6 +110,36 @@ async def test_token_ids_are_asked_only_of_servers_that_know_the_field(owner: st
     assert answer.replies[0].token_ids == ((5, 2) if asked else None)
 
 
+async def test_tokens_named_by_id_keep_their_bytes_where_a_server_gives_both() -> None:
+    async def behave(number: int, body: dict[str, Any], request: web.Request) -> web.Response:
+        assert body["return_tokens_as_token_ids"] is True
+        top = [{"token": f"token_id:{i}", "logprob": -1.0 - i, "bytes": [65 + i]} for i in range(2)]
+        data = completion(body, "A")
+        data["choices"][0]["logprobs"] = {"content": [top[0] | {"top_logprobs": top}]}
+        return web.json_response(data)
+
+    with mock_api(behave, models=[{"id": "m", "owned_by": "spiritsafe"}]) as api:
+        answer = await ask(api, Request(ASK.prompt, Sampling(logprobs=2)))
+    logprobs = answer.replies[0].logprobs
+    assert logprobs is not None and logprobs.ids is not None
+    assert logprobs.ids.tolist() == [[0, 1]] and logprobs.top_bytes == ((b"A", b"B"),)
+
+
+async def test_tokens_named_by_id_alone_have_no_bytes(api: MockApi) -> None:
+    async def behave(number: int, body: dict[str, Any], request: web.Request) -> web.Response:
+        top = [
+            {"token": f"token_id:{i}", "logprob": -1.0 - i, "bytes": list(f"token_id:{i}".encode())} for i in range(2)
+        ]
+        data = completion(body, "A")
+        data["choices"][0]["logprobs"] = {"content": [top[0] | {"top_logprobs": top}]}
+        return web.json_response(data)
+
+    api.behave = behave
+    logprobs = (await ask(api, Request(ASK.prompt, Sampling(logprobs=2)))).replies[0].logprobs
+    assert logprobs is not None and logprobs.ids is not None
+    assert logprobs.ids.tolist() == [[0, 1]] and logprobs.top_bytes is None and logprobs.token_bytes is None
+
+
 async def test_missing_usage_is_said_and_not_invented(api: MockApi) -> None:
     async def behave(number: int, body: dict[str, Any], request: web.Request) -> web.Response:
         return web.json_response(completion(body, "x", usage=None))

@@ -132,11 +132,14 @@ class Collector:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._wake.set()
-        if not task.cancelled() and (error := task.exception()) is not None and self.fatal is None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.fatal is None:
             # A store that cannot be written, or a fault of ours: no further request may leave.
-            self.fatal = (
-                error if isinstance(error, SpiritsafeError) else SpiritsafeError(f"collection failed: {error!r}")
-            )
+            if isinstance(error, SpiritsafeError):
+                self.fatal = error
+            else:
+                self.fatal = SpiritsafeError(f"collection failed: {error!r}")
+                self.fatal.__cause__ = error
 
     async def _drain(self, grace: float) -> None:
         """Let requests in flight finish, for a while; cancel the rest, whose reservations then count as spent."""

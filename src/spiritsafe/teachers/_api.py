@@ -18,7 +18,9 @@ from spiritsafe.wire import MalformedReply, parse_completion, request_body, snip
 
 __all__ = ["ApiTeacher"]
 
-_LISTS_TOKEN_IDS = {"spiritsafe", "vllm"}  # `owned_by` of servers that understand `return_token_ids`
+# `owned_by` of servers that understand fields of their own; any other might refuse a request for them.
+_GIVES_TOKEN_IDS = {"spiritsafe", "vllm"}
+_NAMES_TOKENS_BY_ID = {"spiritsafe"}
 _CONNECT_S = 15.0
 _GATEWAY_TIMEOUTS = {504, 524}  # the model behind the gateway may still finish, and bill
 
@@ -41,7 +43,7 @@ class ApiTeacher:
         self._session: aiohttp.ClientSession | None = None
         self._models: asyncio.Task[list[dict[str, Any]]] | None = None
         self._limit_field = "max_tokens"
-        self._token_ids: bool | None = None
+        self._owners: set[str] | None = None
 
     @property
     def info(self) -> TeacherInfo:
@@ -55,11 +57,18 @@ class ApiTeacher:
 
     async def complete(self, request: Request) -> Answer:
         """Answer one request. See `Teacher.complete`; nothing in an error ever shows the key."""
-        if self._token_ids is None:
-            self._token_ids = any(m.get("owned_by") in _LISTS_TOKEN_IDS for m in await self.models())
+        if self._owners is None:
+            self._owners = {str(m.get("owned_by")) for m in await self.models()}
         field, model_id = self._limit_field, self._config.model_id
+        body = request_body(
+            request,
+            model_id,
+            token_ids=not self._owners.isdisjoint(_GIVES_TOKEN_IDS),
+            tokens_by_id=not self._owners.isdisjoint(_NAMES_TOKENS_BY_ID),
+            limit_field=field,
+        )
         try:
-            raw = await self._post(request_body(request, model_id, token_ids=self._token_ids, limit_field=field))
+            raw = await self._post(body)
         except TeacherError as error:
             # Reasoning models refuse `max_tokens` and name the field they want instead.
             if error.kind != "bad_request" or "max_completion_tokens" not in str(error) or field != "max_tokens":

@@ -36,11 +36,17 @@ class MalformedReply(ValueError):
 
 
 def request_body(
-    request: Request, model: str, *, token_ids: bool = False, limit_field: str = "max_tokens"
+    request: Request,
+    model: str,
+    *,
+    token_ids: bool = False,
+    tokens_by_id: bool = False,
+    limit_field: str = "max_tokens",
 ) -> dict[str, Any]:
     """The JSON body of a request. Parameters at their default are left out: some APIs refuse fields they don't know.
 
-    token_ids: ask for `return_token_ids`, which vLLM and this project's server understand.
+    token_ids: ask for the reply's `token_ids`, which vLLM and this project's server understand.
+    tokens_by_id: have log-probabilities name tokens by id (vLLM gives no bytes then; this project's server does).
     limit_field: `max_completion_tokens` where an API insists on that name.
     """
     sampling = request.sampling
@@ -63,6 +69,8 @@ def request_body(
         body["top_logprobs"] = sampling.logprobs
     if token_ids:
         body["return_token_ids"] = True
+    if tokens_by_id and sampling.logprobs:
+        body["return_tokens_as_token_ids"] = True
     return body
 
 
@@ -155,13 +163,13 @@ def _logprobs(content: list[dict[str, Any]]) -> SparseLogprobs:
             ids[t, j] = _token_id(alternative)
         top_bytes.append(tuple(map(_bytes, alternatives)) + (b"",) * (k - len(alternatives)))
     by_id = bool(k) and bool(((ids >= 0) | np.isneginf(top)).all())
-    named = any(entry["token"].startswith(_ID_TOKEN) for entry in content)
+    by_name = any(_is_only_an_id(entry) for entry in content)
     return SparseLogprobs(
         chosen=np.asarray([_value(entry) for entry in content], np.float32),
         top=top,
         ids=ids if by_id else None,
-        token_bytes=None if named else tuple(map(_bytes, content)),
-        top_bytes=None if named else tuple(top_bytes),
+        token_bytes=None if by_name else tuple(map(_bytes, content)),
+        top_bytes=None if by_name else tuple(top_bytes),
     )
 
 
@@ -176,6 +184,12 @@ def _token_id(entry: Mapping[str, Any]) -> int:
         return int(given)
     token = entry["token"]
     return int(token[len(_ID_TOKEN) :]) if token.startswith(_ID_TOKEN) and token[len(_ID_TOKEN) :].isdigit() else -1
+
+
+def _is_only_an_id(entry: Mapping[str, Any]) -> bool:
+    """The token goes by its id, and its bytes are unknown (vLLM then gives the bytes of the id's name)."""
+    token: str = entry["token"]
+    return token.startswith(_ID_TOKEN) and (entry.get("bytes") is None or bytes(entry["bytes"]) == token.encode())
 
 
 def _bytes(entry: Mapping[str, Any]) -> bytes:
