@@ -78,6 +78,10 @@ class Place:
         """Sum over all processes."""
         return tensor if self.accelerator is None else self.accelerator.reduce(tensor, reduction="sum")
 
+    def any(self, flag: bool) -> bool:
+        """True everywhere if it is true anywhere."""
+        return flag if self.accelerator is None else bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
+
     def wait(self) -> None:
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()

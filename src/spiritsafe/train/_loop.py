@@ -86,6 +86,8 @@ def train(
     try:
         with torch.random.fork_rng(devices=[]):
             return _train(run, train_config, student_config, teacher_source, progress or Silent())
+    except KeyboardInterrupt:
+        raise Interrupted(f"{run.path}: training stopped; run train again to go on") from None
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SpiritsafeError(
@@ -105,13 +107,21 @@ def _train(
     check_head(student.model, student.tokenizer, student.description)
     targets_of, cache_facts = None, None
     if config.objective == "topk":
+        # One process writes the cache; the others wait and then find it made from the same inputs.
+        if not place.main:
+            place.wait()
         cache = prepare_targets(run, exchanges, examples, vocabulary, config, teacher_source, place, progress)
+        if place.main:
+            place.wait()
         targets_of, cache_facts = cache.targets, asdict(cache.info)
+
+    revision = source.revision
+    del source  # a pruned student needs the whole model no longer
 
     module = TrainStep(add_lora(student.model, config.lora), real_vocabulary(student.tokenizer), config)
     wrapped = place.wrap(module)
     optimizer = _optimizer(module, config)
-    inputs = [config.model_dump(mode="json"), student_config.model_dump(mode="json"), source.revision, place.precision]
+    inputs = [config.model_dump(mode="json"), student_config.model_dump(mode="json"), revision, place.precision]
     fingerprint = hash_value([*inputs, cache_facts, [[e.id, e.completion_ids.tolist()] for e in examples]])
     state = load_checkpoint(run.checkpoint, module, optimizer, fingerprint) or State(fingerprint)
     if state.step:
@@ -123,10 +133,10 @@ def _train(
     with graceful_interrupt() as stop:
         while state.step < plan.total:
             state = _step(run, wrapped, optimizer, plan, state, progress)
-            due = state.step % config.checkpoint_every == 0 and state.step < plan.total
-            if place.main and (due or stop.requested):
+            due, stopping = state.step % config.checkpoint_every == 0, place.any(stop.requested)
+            if place.main and ((due and state.step < plan.total) or stopping):
                 save_checkpoint(run.checkpoint, module, optimizer, state)
-            if stop.requested:
+            if stopping:
                 raise Interrupted(f"{run.path}: stopped at step {state.step}, saved; run train again to go on")
     place.wait()
     if place.main:
