@@ -34,7 +34,7 @@ LOGPROBS = SparseLogprobs(
 def test_an_answer_is_read_back_by_the_client_side() -> None:
     choice = answer_choice(0, "hé", "stop", logprobs=logprob_entries(LOGPROBS, 2), token_ids=(7, 10))
     body = answer(request_id="r", created=1, model="m", choices=[choice], usage=Usage(3, 2))
-    (reply,), usage, model = parse_completion(json.dumps(body).encode())
+    (reply,), usage, model, *_ = parse_completion(json.dumps(body).encode())
     assert (reply.text, reply.finish_reason, reply.token_ids, usage, model) == ("hé", "stop", (7, 10), Usage(3, 2), "m")
     assert reply.logprobs is not None
     assert reply.logprobs.token_bytes == LOGPROBS.token_bytes

@@ -31,7 +31,7 @@ def test_replies_with_ids_with_bytes_and_with_both_survive() -> None:
         Reply("both", "content_filter", (1,), SparseLogprobs(chosen, top, ids, token_bytes, top_bytes)),
         Reply("", "stop"),
     )
-    back, usage, model = parse_completion(completion_bytes(replies, Usage(5, 4, 3, 2), "m"))
+    back, usage, model, *_ = parse_completion(completion_bytes(replies, Usage(5, 4, 3, 2), "m"))
     assert (usage, model) == (Usage(5, 4, 3, 2), "m")
     for before, after in zip(replies, back, strict=True):
         assert (before.text, before.finish_reason, before.token_ids) == (

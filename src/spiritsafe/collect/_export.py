@@ -38,8 +38,10 @@ def exchanges_of(
     paid = store.paid(job.hash)
     if paid is None:
         return
-    replies, _, reported = parse_completion(paid.raw)
-    replies = replies[: job.request.n]
+    read = parse_completion(paid.raw)
+    replies, reported = read.replies[: job.request.n], read.model
+    if read.tokenizer_hash is not None:
+        teacher = replace(teacher, tokenizer_hash=read.tokenizer_hash, template_hash=read.template_hash)
     extra = {} if paid.origin is None else {"reused_from": paid.origin}
     if reported not in ("", teacher.model):
         extra["model_reported"] = reported

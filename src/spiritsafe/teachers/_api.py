@@ -76,10 +76,10 @@ class ApiTeacher:
             self._limit_field = "max_completion_tokens"
             return await self.complete(request)
         try:
-            replies, usage, model = parse_completion(raw)
+            read = parse_completion(raw)
         except MalformedReply as fault:
             raise self._error("malformed", f"answered 200 with {fault}; is base_url right?", billed=True) from None
-        return Answer(replies, usage or Usage(0, 0), model or model_id, raw, usage is not None)
+        return Answer(read.replies, read.usage or Usage(0, 0), read.model or model_id, raw, read.usage is not None)
 
     async def aclose(self) -> None:
         if self._models is not None:

@@ -85,6 +85,8 @@ class _Api:
         self._teacher, self._name, self._max_logprobs, self._log = teacher, name, max_logprobs, log
         self._key = None if api_key is None else api_key.encode()
         self._created = int(time.time())
+        # Whoever asks for token ids also needs to know whose ids they are.
+        self._whose_ids = {"tokenizer_hash": teacher.info.tokenizer_hash, "template_hash": teacher.info.template_hash}
 
     def guarded(
         self, handler: Callable[[HttpRequest], Coroutine[Any, Any, Response]]
@@ -132,6 +134,8 @@ class _Api:
             body = await _unless_gone(request.receive, reply.whole(call))
             if body is not None:
                 status = 200
+                if asked.return_token_ids:
+                    body |= self._whose_ids
             return Response(b"", _CLIENT_GONE) if body is None else _json(body)
         except TeacherError as error:
             status = _STATUS.get(error.kind, 500)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -13,8 +13,19 @@ from spiritsafe.records import FinishReason, Reply, Request, SparseLogprobs, Usa
 
 __all__ = ["Completion", "MalformedReply", "completion_bytes", "parse_completion", "request_body", "snippet"]
 
-Completion = tuple[tuple[Reply, ...], Usage | None, str]
-"""Replies, usage (None if the API does not report it), model name."""
+
+class Completion(NamedTuple):
+    """An answer as read. usage: None if the API does not report it.
+
+    tokenizer_hash, template_hash: whose token ids these are, where the server says so (this project's does).
+    """
+
+    replies: tuple[Reply, ...]
+    usage: Usage | None
+    model: str
+    tokenizer_hash: str | None = None
+    template_hash: str | None = None
+
 
 _ID_TOKEN = "token_id:"  # noqa: S105 — how vLLM writes a token it names by id
 _FINISH: Mapping[str, FinishReason] = {
@@ -93,7 +104,8 @@ def parse_completion(raw: bytes) -> Completion:
         usage = _usage(data.get("usage"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MalformedReply(f"not a chat completion ({type(error).__name__}: {error}): {snippet(raw)}") from None
-    return replies, usage, str(data.get("model") or "")
+    whose = {key: data[key] for key in ("tokenizer_hash", "template_hash") if isinstance(data.get(key), str)}
+    return Completion(replies, usage, str(data.get("model") or ""), **whose)
 
 
 def completion_bytes(replies: Sequence[Reply], usage: Usage, model: str) -> bytes:
