@@ -141,7 +141,7 @@ def test_the_sum_is_right_after_any_history(
         assert store.release_lost()[0] == steps.count("lose") + steps.count("leave")
 
 
-def test_answers_are_copied_from_sibling_runs_only_if_they_are_sound(tmp_path: Path) -> None:
+def test_whatever_a_sibling_run_paid_for_is_copied_bad_answers_too(tmp_path: Path) -> None:
     theirs, ours = tmp_path / "one" / "requests.sqlite", tmp_path / "two" / "requests.sqlite"
     theirs.parent.mkdir()
     ours.parent.mkdir()
@@ -155,7 +155,8 @@ def test_answers_are_copied_from_sibling_runs_only_if_they_are_sound(tmp_path: P
     with Store(ours) as store:
         assert list(siblings(ours)) == [theirs]
         store.add([(name, request(name)) for name in ("good", "empty", "open", "new")])
-        assert store.copy_answers(theirs, ["good", "empty", "open", "new"]) == ["good"]
+        assert store.copy_answers(theirs, ["good", "empty", "open", "new"]) == ["good", "empty"]
+        assert store.known()["empty"].reason == "empty"
         paid = store.paid("good")
         assert paid is not None and (paid.raw, paid.pico, paid.origin) == (RAW, 0, "one")
         assert store.spent() == Spend()

@@ -230,8 +230,8 @@ class Store:
                 for request_hash in wanted:
                     row = theirs.execute(
                         "SELECT a.seed, a.input, a.output, a.cached, a.reasoning, a.started, a.ended, a.answer,"
-                        " a.origin, r.replies FROM requests r JOIN attempts a ON a.id = r.attempt"
-                        " WHERE r.hash = ? AND r.state = 'answered' AND r.reason IS NULL",
+                        " a.origin, r.replies, r.reason FROM requests r JOIN attempts a ON a.id = r.attempt"
+                        " WHERE r.hash = ? AND r.state = 'answered'",
                         (request_hash,),
                     ).fetchone()
                     if row is not None:
@@ -239,9 +239,9 @@ class Store:
         except sqlite3.Error:
             return []
         attempts, requests = [], []
-        for request_hash, (seed, *usage_and_times, answer, older, replies) in found:
+        for request_hash, (seed, *usage_and_times, answer, older, replies, reason) in found:
             attempts.append((self._next_id, request_hash, seed, *usage_and_times, answer, older or origin))
-            requests.append((self._next_id, replies, request_hash))
+            requests.append((reason, self._next_id, replies, request_hash))
             self._next_id += 1
         self._now(
             "INSERT INTO attempts (id, hash, seed, state, pico, tokens, requests, input, output, cached, reasoning,"
@@ -249,7 +249,7 @@ class Store:
             attempts,
         )
         self._now(
-            "UPDATE requests SET state = 'answered', reason = NULL, attempt = ?, replies = ? WHERE hash = ?", requests
+            "UPDATE requests SET state = 'answered', reason = ?, attempt = ?, replies = ? WHERE hash = ?", requests
         )
         return [request_hash for request_hash, _ in found]
 
