@@ -28,10 +28,10 @@ class EvaluateConfig(StrictModel):
     bootstrap: int = Field(2000, ge=100, le=100_000)
     seed: int = 0
     max_tokens: int | None = Field(None, ge=1)
-    screen_tokens: int = Field(300, ge=1)
+    screen_tokens: int = Field(200, ge=1)
     samples: int = Field(8, ge=0, le=100)
-    speed_prompts: int = Field(16, ge=0)
-    speed_tokens: int = Field(48, ge=2)
+    speed_prompts: int = Field(8, ge=0)
+    speed_tokens: int = Field(24, ge=2)
     speed_repeats: int = Field(1, ge=1)
     usd_per_hour: float | None = Field(None, gt=0)
     batch_tokens: int = Field(2048, ge=1)

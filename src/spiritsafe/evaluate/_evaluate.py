@@ -13,7 +13,7 @@ from spiritsafe.evaluate._bench import Bench
 from spiritsafe.evaluate._bootstrap import Resampler
 from spiritsafe.evaluate._config import EvaluateConfig
 from spiritsafe.evaluate._generate import answers, distinct_prompts, time_both
-from spiritsafe.evaluate._heldout import Yardstick, held_out, yardstick
+from spiritsafe.evaluate._heldout import Yardstick, calibration, held_out, yardstick
 from spiritsafe.evaluate._metrics import fidelity, recovered_metrics, student_intervals, untrained_metrics
 from spiritsafe.evaluate._untrained import best_untrained
 from spiritsafe.progress import Progress, Silent
@@ -25,6 +25,7 @@ from spiritsafe.train import Source, StudentConfig, init_student, load_source, p
 
 __all__ = ["evaluate"]
 
+_CALIBRATION = 4
 _STEPS = ("teacher", "student", "speed", "student's answers", "untrained start", "its answers", "untrained prunes")
 
 
@@ -81,7 +82,9 @@ def evaluate(
     untrained = None
     if start.source is not None and start.kept is not None:
         known = {start.kept: base_scores}
-        untrained = best_untrained(start.source, start.kept, bench, known, config.screen_tokens)
+        # a start already chosen by sensitivity needs no rival of its own kind
+        lessons = [] if student_config.strategy == "sensitivity" else calibration(run, student, _CALIBRATION)
+        untrained = best_untrained(start.source, start.kept, bench, known, lessons, config.screen_tokens)
 
     teacher_nll = measure.teacher_nll if teacher_scores is None else teacher_scores.nll
     resampler = Resampler(int(measure.prompts.max()) + 1, config.bootstrap, config.seed)

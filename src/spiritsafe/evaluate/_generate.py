@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spiritsafe.records import Exchange, Sampling
-from spiritsafe.teachers._engine import Engine, GenerateJob
+from spiritsafe.teachers import Engine, GenerateJob
 from spiritsafe.tokens import prompt_ids
 
 if TYPE_CHECKING:

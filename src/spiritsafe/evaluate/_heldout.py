@@ -1,9 +1,10 @@
-"""The held-out answers, and by which yardstick teacher and student can be compared on them."""
+"""The held-out answers (and a few that trained), and by which yardstick teacher and student can be compared on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from spiritsafe.train import Example, Vocabulary, encode_exchange
 if TYPE_CHECKING:
     from spiritsafe.teachers import Weights
 
-__all__ = ["LOWER_BOUND", "Yardstick", "held_out", "yardstick"]
+__all__ = ["LOWER_BOUND", "Yardstick", "calibration", "held_out", "yardstick"]
 
 LOWER_BOUND = "top-k+tail lower bound"
 
@@ -44,6 +45,13 @@ def held_out(run: Run, max_tokens: int | None) -> list[Exchange]:
     if not found:
         raise BadInput(f"{run.curated}: no held-out exchanges; raise evaluate.holdout and collect into a new run")
     return found
+
+
+def calibration(run: Run, student: Weights, n: int) -> list[Example]:
+    """The first n exchanges that trained, in the student's tokens."""
+    vocabulary = Vocabulary.of(student.tokenizer)
+    trained = (e for e in read_exchanges(run.curated) if e.split == "train")
+    return [encode_exchange(e, vocabulary) for e in islice(trained, n)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
