@@ -23,7 +23,7 @@ class StudentConfig(StrictModel):
 
     init: str = "prune"
     layers: int | None = Field(None, ge=2)
-    strategy: Literal["even", "sensitivity"] = "even"
+    strategy: Literal["even", "sensitivity"] = "sensitivity"
     source: str | None = None
     hidden: int | None = Field(None, ge=8)
     heads: int | None = Field(None, ge=1)
