@@ -57,12 +57,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         BadInput: the address is taken or unusable.
     """
+    listener = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
+        if listener:
+            listener.close()
         reason = error.strerror or str(error)
         raise BadInput(f"{host}:{port}: cannot listen there ({reason}); choose another host or port") from None
     return listener
