@@ -133,7 +133,7 @@ def test_sensitivity_drops_the_layers_that_do_nothing_and_needs_examples() -> No
 
 def test_prune_takes_the_source_before_the_teacher(tmp_path: Path) -> None:
     teacher, other = save_tiny(tmp_path / "t", 4, seed=1), save_tiny(tmp_path / "o", 6, seed=2)
-    config = StudentConfig(layers=3, source=str(other))
+    config = StudentConfig(layers=3, strategy="even", source=str(other))
     student = init_student(config, load_source(config, str(teacher)))
     assert student.kept_layers == (0, 3, 5)
     assert student.description == "o, 3 of 6 layers (even)"

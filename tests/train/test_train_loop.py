@@ -20,7 +20,7 @@ from spiritsafe.runs import Run, hash_path
 from spiritsafe.tokens import template_hash, tokenizer_hash
 from spiritsafe.train import LoraConfig, StudentConfig, TrainConfig, train
 
-PRUNE = StudentConfig(init="prune", layers=3)
+PRUNE = StudentConfig(init="prune", layers=3, strategy="even")
 CONFIG = TrainConfig(epochs=3, lr=3e-3, batch_tokens=120, micro_tokens=80, precision="fp32", checkpoint_every=4)
 
 
