@@ -9,10 +9,10 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from curate_kit import exchange, run_with
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curate_kit import exchange, run_with
 from spiritsafe.config import StrictModel, parse_config
 from spiritsafe.curate import STEPS, CurateConfig, curate
 from spiritsafe.errors import BadInput, SpiritsafeError

@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from curate_kit import exchange, run_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate_kit import exchange, run_with
 from spiritsafe.curate import STEPS, Context, Row, Step, curate
 from spiritsafe.curate._config import CurateConfig
 from spiritsafe.curate.steps._near_dedup import NearDedup, _bands

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from served import serving
-from train_kit import tiny_model, tiny_tokenizer
 
 from mock_api import mock_api
+from served import serving
+from train_kit import tiny_model, tiny_tokenizer
 
 WORDS = [
     "cat",

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from train_kit import random_targets
 
 from spiritsafe.errors import BadInput
 from spiritsafe.records import SparseLogprobs
 from spiritsafe.train import CacheInfo, LogitCache, write_cache
 from spiritsafe.train import _cache as module
 from spiritsafe.train._cache import decode_rows, encode_rows
+from train_kit import random_targets
 
 INFO = CacheInfo("t", "rev", "weights", "tok", "tpl", k=5, temperature=1.0, vocab=300, inputs="in")
 

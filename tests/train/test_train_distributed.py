@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train_kit import save_tiny, training_run
 
 from spiritsafe.runs import Run
 from spiritsafe.train import StudentConfig, TrainConfig, train
+from train_kit import save_tiny, training_run
 
 CONFIG = TrainConfig(epochs=2, lr=3e-3, batch_tokens=120, micro_tokens=80, precision="fp32")
 

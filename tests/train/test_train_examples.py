@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from train_kit import exchange, tiny_tokenizer
 
 from spiritsafe.records import SparseLogprobs
 from spiritsafe.train import Vocabulary, encode_exchange
+from train_kit import exchange, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

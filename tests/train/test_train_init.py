@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from train_kit import save_tiny, tiny_model, tiny_tokenizer
 
 from spiritsafe.config import parse_config
 from spiritsafe.errors import BadInput
@@ -24,6 +23,7 @@ from spiritsafe.train import (
     sensitivity,
     sensitivity_layers,
 )
+from train_kit import save_tiny, tiny_model, tiny_tokenizer
 
 
 @given(total=st.integers(2, 120), data=st.data())

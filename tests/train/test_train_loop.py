@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from train_kit import save_tiny, tiny_tokenizer, training_run
 
 from spiritsafe.errors import BadInput, Interrupted, SpiritsafeError
 from spiritsafe.progress import Silent
 from spiritsafe.runs import Run, hash_path
 from spiritsafe.tokens import template_hash, tokenizer_hash
 from spiritsafe.train import LoraConfig, StudentConfig, TrainConfig, train
+from train_kit import save_tiny, tiny_tokenizer, training_run
 
 PRUNE = StudentConfig(init="prune", layers=3, strategy="even")
 CONFIG = TrainConfig(epochs=3, lr=3e-3, batch_tokens=120, micro_tokens=80, precision="fp32", checkpoint_every=4)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from train_kit import exchange, random_targets, save_tiny, tiny_model, tiny_tokenizer, training_run
 
 from spiritsafe.errors import BadInput
 from spiritsafe.records import SparseLogprobs, read_exchanges
 from spiritsafe.tokens import token_bytes_table
 from spiritsafe.train import StudentConfig, TrainConfig, Vocabulary, encode_exchange, train
 from spiritsafe.train._preflight import check_head, check_topk
+from train_kit import exchange, random_targets, save_tiny, tiny_model, tiny_tokenizer, training_run
 
 CONFIG = TrainConfig(epochs=1, batch_tokens=400, precision="fp32")
 
