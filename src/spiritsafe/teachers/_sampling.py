@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from spiritsafe.records import SparseLogprobs
@@ -18,6 +19,7 @@ from spiritsafe.records import SparseLogprobs
 __all__ = ["LogprobRows", "choose", "generator", "top_logprobs"]
 
 _NUCLEUS_FIRST_LOOK = 512
+_BLOCK = 128
 
 
 def generator(seed: int | None, index: int) -> np.random.Generator:
@@ -33,21 +35,41 @@ def choose(
 
     logits_BV: (B, V) float32.  temperature, top_p, uniform (in [0, 1)): one per row.
     """
-    picked = logits_BV.argmax(-1)
     drawn = [row for row, t in enumerate(temperature) if t > 0]
+    if len(drawn) < len(temperature):
+        picked = logits_BV.argmax(-1)
+    else:
+        picked = torch.empty(len(drawn), dtype=torch.long, device=logits_BV.device)
     if drawn:
         heat = torch.tensor([temperature[row] for row in drawn], dtype=torch.float32, device=logits_BV.device)
         probs = torch.softmax(logits_BV[drawn] / heat[:, None], dim=-1)
         mass = [top_p[row] for row in drawn]
         if min(mass) < 1:
             probs = _nucleus(probs, torch.tensor(mass, dtype=torch.float32, device=probs.device))
-        cdf = probs.cumsum(-1, dtype=torch.float64)
-        total = cdf[:, -1:]
-        point = torch.tensor([uniform[row] for row in drawn], dtype=torch.float64, device=probs.device)[:, None] * total
-        # strictly below the total, and searched from the right: a token of probability 0 is never drawn
-        point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
-        picked[drawn] = torch.searchsorted(cdf, point, right=True)[:, 0]
+        point = torch.tensor([uniform[row] for row in drawn], dtype=torch.float64, device=probs.device)
+        picked[drawn] = _invert(probs, point)
     return [int(token) for token in picked.tolist()]
+
+
+def _invert(probs_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
+    """Inverse of each row's cumulative distribution: first which block of tokens, then which token in it.
+
+    Only one block a row needs a running sum, which is the slow part over a whole vocabulary.
+    """
+    padding = -probs_BV.shape[1] % _BLOCK
+    blocks = (F.pad(probs_BV, (0, padding)) if padding else probs_BV).reshape(len(probs_BV), -1, _BLOCK)
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    point = uniform_B[:, None] * ends[:, -1:]
+    block = _search(ends, point)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]].cumsum(-1, dtype=torch.float64)
+    return (block * _BLOCK + _search(inside, point - before))[:, 0]
+
+
+def _search(cdf: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+    """First index whose cumulative sum exceeds the point; never one of probability 0, whatever the rounding."""
+    total = cdf[:, -1:]
+    return torch.searchsorted(cdf, torch.minimum(point, torch.nextafter(total, torch.zeros_like(total))), right=True)
 
 
 def _nucleus(probs_BV: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
