@@ -24,7 +24,7 @@ from spiritsafe.tokens import prompt_ids
 from spiritsafe.train import StudentConfig, prune_layers, save_student
 from train_kit import save_tiny
 
-QUICK = EvaluateConfig(bootstrap=200, speed_prompts=2, speed_tokens=3, samples=3, screen_tokens=30)
+QUICK = EvaluateConfig(bootstrap=200, speed_prompts=2, speed_tokens=3, speed_repeats=1, samples=3, screen_tokens=30)
 KEPT = [0, 1, 3]
 
 
@@ -71,7 +71,7 @@ def run(tmp_path: Path, teacher_dir: Path) -> Run:
 
 def measured(run: Run, teacher_dir: Path | None, config: EvaluateConfig = QUICK, **more: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
-        "student_config": StudentConfig(layers=3, source=str(teacher_dir) if teacher_dir else None),
+        "student_config": StudentConfig(layers=3, strategy="even", source=str(teacher_dir) if teacher_dir else None),
         "teacher_source": None if teacher_dir is None else str(teacher_dir),
         "facts": {"train": {"kept_layers": KEPT}},
     }
@@ -111,7 +111,7 @@ def test_the_best_untrained_prune_is_the_best_of_the_candidates(run: Run, teache
     best = metrics["best_untrained"]
     candidates = best["screened"]["candidates"]
     strategies = {c["strategy"] for c in candidates}
-    assert {"the student's start", "even"} <= strategies and all(c["layers"] <= 3 for c in candidates)
+    assert strategies == {"the student's start", "even", "sensitivity"} and all(c["layers"] <= 3 for c in candidates)
     assert best["kl"] == pytest.approx(min(c["kl"] for c in candidates))
     assert best["kl"] <= metrics["base"]["kl"] and best["params"] <= metrics["student"]["params"]
     # screened on everything, the student's row there is the student's row
@@ -123,6 +123,17 @@ def test_every_prune_is_no_deeper_than_the_student_and_listed_once() -> None:
     assert max(len(p.keep) for p in found) == 26 and len({p.keep for p in found}) == len(found)
     assert [len(p.keep) for p in found if p.strategy == "even"] == [26, 25, 24, 22]
     assert [p.strategy for p in prunes(3, (0, 2))] == ["the student's start"]
+
+
+@pytest.mark.parametrize("strategy", ["even", "sensitivity"])
+def test_where_training_did_not_note_the_layers_the_start_is_made_again(
+    run: Run, teacher_dir: Path, strategy: Any
+) -> None:
+    config = StudentConfig(layers=3, strategy=strategy)
+    metrics = measured(run, teacher_dir, student_config=config, facts={})
+    assert metrics["base"]["layers"] == 3 and strategy in metrics["base"]["start"]
+    kinds = [c["strategy"] for c in metrics["best_untrained"]["screened"]["candidates"]]
+    assert ("sensitivity" in kinds) == (strategy == "even")
 
 
 def test_samples_hold_prompt_and_three_answers_and_repeat_exactly(run: Run, teacher_dir: Path) -> None:

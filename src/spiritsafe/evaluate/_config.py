@@ -18,7 +18,7 @@ class EvaluateConfig(StrictModel):
     screen_tokens: held-out completion tokens on which untrained prunes compete; the best is then scored on all.
     samples: held-out prompts answered side by side.
     speed_prompts, speed_tokens: how much teacher and student generate to be timed; 0 prompts: speed is not measured.
-    speed_repeats: rounds of teacher, student, student, teacher.
+    speed_repeats: rounds of teacher, student, student, teacher; the fastest burst of each counts.
     usd_per_hour: what the machine that serves the student costs; turns its speed into dollars per million tokens.
     batch_tokens: prompt and completion tokens in one forward pass, padding included.
     """
@@ -31,8 +31,8 @@ class EvaluateConfig(StrictModel):
     screen_tokens: int = Field(200, ge=1)
     samples: int = Field(8, ge=0, le=100)
     speed_prompts: int = Field(8, ge=0)
-    speed_tokens: int = Field(24, ge=2)
-    speed_repeats: int = Field(1, ge=1)
+    speed_tokens: int = Field(16, ge=2)
+    speed_repeats: int = Field(2, ge=1)
     usd_per_hour: float | None = Field(None, gt=0)
     batch_tokens: int = Field(2048, ge=1)
 

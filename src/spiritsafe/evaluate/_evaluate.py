@@ -4,7 +4,7 @@ three where the student is pruned from something else than the teacher."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,11 @@ from spiritsafe.records import Exchange
 from spiritsafe.runs import Run, atomic_write
 from spiritsafe.spend import Price
 from spiritsafe.teachers import Weights, load_weights
-from spiritsafe.train import Source, StudentConfig, init_student, load_source, prune_layers
+from spiritsafe.train import Example, Source, StudentConfig, init_student, load_source, prune_layers
 
 __all__ = ["evaluate"]
 
-_CALIBRATION = 4
+_CALIBRATION, _RIVAL_CALIBRATION = 10, 4
 _STEPS = ("teacher", "student", "speed", "student's answers", "untrained start", "its answers", "untrained prunes")
 
 
@@ -71,7 +71,8 @@ def evaluate(
 
     report.begin("untrained start")
     kept = (facts.get("train") or {}).get("kept_layers")
-    start = _untrained_start(student_config, teacher_source, teacher, kept, student.device)
+    lessons = calibration(run, student, _CALIBRATION)
+    start = _untrained_start(student_config, teacher_source, teacher, kept, lessons, student.device)
     student = replace(student, model=start.model)  # lets go of the trained weights
     base_scores = bench.scores(student.model)
     report.begin("its answers")
@@ -83,8 +84,8 @@ def evaluate(
     if start.source is not None and start.kept is not None:
         known = {start.kept: base_scores}
         # a start already chosen by sensitivity needs no rival of its own kind
-        lessons = [] if student_config.strategy == "sensitivity" else calibration(run, student, _CALIBRATION)
-        untrained = best_untrained(start.source, start.kept, bench, known, lessons, config.screen_tokens)
+        few = [] if student_config.strategy == "sensitivity" else lessons[:_RIVAL_CALIBRATION]
+        untrained = best_untrained(start.source, start.kept, bench, known, few, config.screen_tokens)
 
     teacher_nll = measure.teacher_nll if teacher_scores is None else teacher_scores.nll
     resampler = Resampler(int(measure.prompts.max()) + 1, config.bootstrap, config.seed)
@@ -129,7 +130,12 @@ class _Start:
 
 
 def _untrained_start(
-    config: StudentConfig, teacher_source: str | None, teacher: Weights | None, kept: Any, device: Any
+    config: StudentConfig,
+    teacher_source: str | None,
+    teacher: Weights | None,
+    kept: Any,
+    lessons: Sequence[Example],
+    device: Any,
 ) -> _Start:
     if config.init != "prune":
         student = init_student(config, load_source(config, teacher_source))
@@ -141,7 +147,7 @@ def _untrained_start(
         source = load_source(config, teacher_source)
     assert source.model is not None
     if kept is None:
-        student = init_student(config, source)
+        student = init_student(config, source, lessons)
         assert student.kept_layers is not None
         return _Start(student.model.to(device).eval(), student.description, source.model, student.kept_layers)
     layers = tuple(int(layer) for layer in kept)
