@@ -74,7 +74,7 @@ def main(precision: str) -> int:
     place = Place.find(config.precision)
     data = examples(220)
     plan = Plan(data, targets_of(data), config, place)
-    start = StudentConfig(layers=26, source=weights)
+    start = StudentConfig(layers=26, source=weights, strategy="even")
     source = load_source(start)
     ours = TrainStep(init_student(start, source).model.to(place.device), VOCAB, config)
     bare = init_student(start, source).model.to(place.device).train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from spiritsafe.config import parse_config
 from spiritsafe.errors import BadInput
+from spiritsafe.tokens import tokenizer_hash
 from spiritsafe.train import (
     Example,
     StudentConfig,
@@ -20,6 +22,7 @@ from spiritsafe.train import (
     init_student,
     load_source,
     prune_layers,
+    save_student,
     sensitivity,
     sensitivity_layers,
 )
@@ -193,3 +196,23 @@ def test_defaults_are_the_interfaces() -> None:
     config = TrainConfig()
     assert (config.epochs, config.lr, config.batch_tokens, config.lora) == (3, 2e-4, 2048, None)
     assert (config.kd_weight, config.ce_weight, config.k, config.temperature) == (0.9, 0.1, 64, 1.0)
+
+
+@pytest.mark.slow
+def test_a_prune_of_the_real_gguf_loads_with_plain_transformers(smollm2_gguf: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = StudentConfig(layers=3, strategy="even", source=str(smollm2_gguf))
+    student = init_student(config, load_source(config))
+    assert student.kept_layers == (0, 15, 29)
+    save_student(student.model, student.tokenizer, tmp_path / "student", torch.bfloat16)
+    settings = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert "quantization_config" not in settings and settings["num_hidden_layers"] == 3
+    model, tokenizer = (kind.from_pretrained(tmp_path / "student") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert model.dtype == torch.bfloat16 and model.generation_config.eos_token_id == 2
+    assert tokenizer.chat_template == student.tokenizer.chat_template
+    assert tokenizer_hash(tokenizer) == tokenizer_hash(student.tokenizer)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    assert model.generate(**prompt, max_new_tokens=2, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
