@@ -28,7 +28,7 @@ METRICS: dict[str, Any] = {
     "best_untrained": {"layers": 26, "params": 120_355_000, "nll": 3.4, "kl": 2.5, "top1_agreement": 0.31},
     "recovered": {"metric": "nll", "value": 0.833, "ci95": [0.807, 0.856]},
     "collected": {"exchanges": 356, "tokens_in": 21_412, "tokens_out": 11_903, "usd": 0.01035, "budget_usd": 0.05},
-    "curated": {"kept": 338, "dropped": {"near_duplicate": 6, "truncated": 12}},
+    "curated": {"kept": 338, "dropped": {"near_dedup": 6, "drop_truncated": 12}},
     "train": {"tokens": 21_300, "seconds": 214.0, "peak_rss_mb": 2140.0},
     "n_exchanges": 34,
     "n_prompts": 34,
@@ -68,16 +68,22 @@ def write_run(path: Path, *, override: str = "") -> Run:
     curation = {
         "kept": 338,
         "dropped": {
-            "near_duplicate": {
+            "near_dedup": {
                 "count": 6,
                 "examples": [
-                    "json.dumps turns an object into a JSON string.",
-                    "json.dumps turns objects into JSON strings.",
+                    {
+                        "id": "0a1b-0",
+                        "why": "0.91 alike with 77aa-0",
+                        "prompt": "What does json.dumps do?",
+                        "completion": "It turns objects into JSON strings.",
+                    }
                 ],
             },
-            "truncated": {
+            "drop_truncated": {
                 "count": 12,
-                "examples": ["The heapq module provides an implementation of the heap queue algorithm, which is"],
+                "examples": [
+                    {"id": "9c9c-0", "why": "", "prompt": "What is heapq for?", "completion": "The heapq module is an"}
+                ],
             },
         },
     }
@@ -85,7 +91,7 @@ def write_run(path: Path, *, override: str = "") -> Run:
     decision = {
         "status": "allowed_with_conditions",
         "reason": "Apache-2.0 sets no limit on outputs; keep its notices with the student.",
-        "entries": ["apache-2.0", "self-hosted"],
+        "entries": [{"id": "apache-2.0", "name": "Apache License 2.0", "version": "1", "checked": "2026-11-01"}],
     }
     run.update_manifest(
         name="stdlib-explainer",
@@ -108,7 +114,12 @@ def write_run(path: Path, *, override: str = "") -> Run:
             "collect": {
                 "outputs": {"exchanges": {"path": "exchanges.parquet", "sha256": "9f2c" * 16}},
                 "seconds": 164.2,
-                "summary": {**METRICS["collected"], "in_flight_usd": 0.0, "bad": {"empty": 2, "truncated": 12}},
+                "summary": {
+                    **METRICS["collected"],
+                    "usd_by": {"answered": 0.0098, "retried": 0.0004, "lost": 0.00015},
+                    "bad": {"truncated": 12},
+                    "reused": 0,
+                },
             },
             "train": {
                 "outputs": {"weights": {"path": "student/model.safetensors", "sha256": "41ab" * 16}},

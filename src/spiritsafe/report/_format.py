@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["MISSING", "count", "decimal", "dig", "duration", "millions", "number", "percent", "times", "usd"]
+__all__ = ["MISSING", "count", "decimal", "dig", "duration", "mapping", "millions", "number", "percent", "times", "usd"]
 
 MISSING = "—"
 
@@ -24,6 +24,12 @@ def dig(tree: Any, *keys: str) -> Any:
             return None
         tree = tree.get(key)
     return tree
+
+
+def mapping(tree: Any, *keys: str) -> dict[str, Any]:
+    """`dig`, or an empty mapping where what is there is none."""
+    found = dig(tree, *keys)
+    return found if isinstance(found, dict) else {}
 
 
 def decimal(value: Any, digits: int = 2) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from spiritsafe.report._format import MISSING, count, dig, duration, number, usd
+from spiritsafe.report._format import MISSING, count, dig, duration, mapping, number, usd
 
 __all__ = ["costs", "curation", "manifest_section", "terms"]
+
+
+_SPENT_ON = {
+    "answered": "… on answers kept",
+    "retried": "… on answers not kept",
+    "lost": "… reserved for requests in flight or lost",
+}
 
 
 def costs(metrics: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of the cost table; empty when nothing was collected."""
     summary = dig(manifest, "stages", "collect", "summary")
-    facts = {**(dig(metrics, "collected") or {}), **(summary if isinstance(summary, dict) else {})}
+    facts = {**(mapping(metrics, "collected")), **(summary if isinstance(summary, dict) else {})}
     if not facts:
         return []
     spent, cap = number(facts.get("usd")), number(facts.get("budget_usd"))
@@ -26,8 +33,12 @@ def costs(metrics: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, 
     ]
     if spent is not None and cap:
         rows.append(("Share of the cap", f"{100 * spent / cap:.1f} %"))
-    if number(facts.get("in_flight_usd")) is not None:
-        rows.append(("Still reserved for requests in flight", usd(facts["in_flight_usd"])))
+    by = facts.get("usd_by")
+    for reason, label in _SPENT_ON.items():
+        if number(dig(by, reason)):
+            rows.append((label, usd(dig(by, reason))))
+    if number(facts.get("reused")):
+        rows.append(("Answers reused from other runs, at no cost", count(facts["reused"])))
     if isinstance(price, dict):
         known = [
             f"{usd(v)} {k.removesuffix('_per_mtok').replace('_', ' ')}"
@@ -37,7 +48,7 @@ def costs(metrics: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, 
         rows.append(("Price per million tokens", ", ".join(known) or MISSING))
     bad = facts.get("bad")
     if isinstance(bad, dict) and bad:
-        rows.append(("Bad answers, by kind", ", ".join(f"{kind}: {count(n)}" for kind, n in bad.items())))
+        rows.append(("Flawed or missing answers", ", ".join(f"{kind}: {count(n)}" for kind, n in bad.items())))
     return rows
 
 
@@ -60,10 +71,12 @@ def curation(report: dict[str, Any]) -> dict[str, Any] | None:
 def _texts(examples: Any) -> list[str]:
     if not isinstance(examples, list):
         return []
-    return [
-        " — ".join(f"{k}: {v}" for k, v in example.items()) if isinstance(example, dict) else str(example)
-        for example in examples
-    ]
+    return [_example(e) if isinstance(e, dict) else str(e) for e in examples]
+
+
+def _example(example: dict[str, Any]) -> str:
+    why = f" ({example['why']})" if example.get("why") else ""
+    return f"{example.get('prompt') or MISSING} → {example.get('completion') or MISSING}{why}"
 
 
 def terms(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -90,8 +103,15 @@ def terms(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _entries(entries: Any) -> str:
     if isinstance(entries, list):
-        return ", ".join(str(dig(e, "id") or e) for e in entries)
+        return ", ".join(_entry(e) for e in entries)
     return str(entries or "")
+
+
+def _entry(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return str(entry)
+    checked = f", checked {entry['checked']}" if entry.get("checked") else ""
+    return f"{entry.get('name') or entry.get('id') or MISSING}{checked}"
 
 
 def manifest_section(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,19 @@ from typing import Any
 import yaml
 
 from spiritsafe.report._charts import interval_plot, loss_plot
-from spiritsafe.report._format import MISSING, count, decimal, dig, duration, millions, number, percent, times, usd
+from spiritsafe.report._format import (
+    MISSING,
+    count,
+    decimal,
+    dig,
+    duration,
+    mapping,
+    millions,
+    number,
+    percent,
+    times,
+    usd,
+)
 from spiritsafe.report._sections import costs, curation, manifest_section, terms
 from spiritsafe.report._words import beats_untrained, limits, nll_gap, unit, verdict
 from spiritsafe.runs import Run
@@ -28,7 +40,7 @@ def view(run: Run) -> dict[str, Any]:
     metrics = _load(run.metrics, dict, "no measurements yet: run `spiritsafe evaluate`", missing)
     samples = _load(run.samples, list, "no sample answers yet: run `spiritsafe evaluate`", missing)
     dropped = _load(run.curation, dict, "nothing curated yet: run `spiritsafe curate`", missing)
-    recipe = dig(manifest, "recipe") or {}
+    recipe = mapping(manifest, "recipe")
     return {
         "name": str(dig(manifest, "name") or dig(recipe, "name") or run.path.name),
         "created": str(dig(manifest, "created") or "")[:10],
@@ -98,7 +110,7 @@ def _untrained_recovered(metrics: dict[str, Any]) -> float | None:
 
 def _companions(metrics: dict[str, Any]) -> list[dict[str, str]]:
     """What `recovered` is never shown without."""
-    student, untrained = dig(metrics, "student") or {}, dig(metrics, "best_untrained") or {}
+    student, untrained = mapping(metrics, "student"), mapping(metrics, "best_untrained")
     beats = beats_untrained(metrics)
     if beats is None:
         against = "no untrained prune to compare with"
@@ -133,7 +145,7 @@ def _ci(row: dict[str, Any], key: str, show: Any) -> str:
 
 
 def _cards(metrics: dict[str, Any]) -> list[dict[str, str]]:
-    teacher, student = dig(metrics, "teacher") or {}, dig(metrics, "student") or {}
+    teacher, student = mapping(metrics, "teacher"), mapping(metrics, "student")
     big, small = number(teacher.get("params")), number(student.get("params"))
     saved = f"{percent(1 - small / big)} smaller than the teacher" if big and small else "teacher's size unknown"
     spent, cap = dig(metrics, "collected", "usd"), dig(metrics, "collected", "budget_usd")
@@ -241,10 +253,10 @@ def _loss(path: Path) -> Any:
 
 
 def _training(metrics: dict[str, Any], manifest: dict[str, Any]) -> str:
-    facts = dig(manifest, "stages", "train", "summary") or dig(metrics, "train") or {}
+    facts = dig(manifest, "stages", "train", "summary") or mapping(metrics, "train")
     parts = []
     if number(dig(facts, "tokens")) is not None:
-        parts.append(f"{count(facts['tokens'])} completion tokens")
+        parts.append(f"{count(facts['tokens'])} tokens seen, all epochs")
     if number(dig(facts, "seconds")) is not None:
         parts.append(duration(facts["seconds"]))
     if number(dig(facts, "peak_rss_mb")) is not None:

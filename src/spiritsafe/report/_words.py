@@ -60,13 +60,18 @@ def unit(metrics: dict[str, Any]) -> str:
 
 
 def beats_untrained(metrics: dict[str, Any]) -> bool | None:
-    """Whether the student is ahead of the best untrained prune on every measure both have; None if there is none."""
-    student, untrained = dig(metrics, "student") or {}, dig(metrics, "best_untrained") or {}
+    """Whether the student is ahead, on every measure both have, of the best untrained prune and of every other prune
+    it was screened with; None if there is none."""
+    screened = dig(metrics, "best_untrained", "screened")
+    candidates = dig(screened, "candidates")
+    pairs = [(dig(metrics, "student"), dig(metrics, "best_untrained"))]
+    pairs += [(dig(screened, "student"), rival) for rival in (candidates if isinstance(candidates, list) else ())]
     verdicts = []
-    for key, sign in (("nll", -1), ("kl", -1), ("top1_agreement", 1)):
-        mine, other = number(dig(student, key)), number(dig(untrained, key))
-        if mine is not None and other is not None:
-            verdicts.append(sign * mine > sign * other)
+    for student, rival in pairs:
+        for key, sign in (("nll", -1), ("kl", -1), ("top1_agreement", 1)):
+            mine, other = number(dig(student, key)), number(dig(rival, key))
+            if mine is not None and other is not None:
+                verdicts.append(sign * mine > sign * other)
     return all(verdicts) if verdicts else None
 
 
