@@ -25,7 +25,7 @@ from spiritsafe.progress import Progress
 from spiritsafe.runs import Run
 from spiritsafe.terms import Registry
 
-__all__ = ["run_demo"]
+__all__ = ["prepare_demo", "run_demo"]
 
 _START_SECONDS = 180.0
 
@@ -37,18 +37,31 @@ def run_demo(out: Path, overrides: Sequence[str], progress: Progress, render: Ca
         BadInput: the package that carries the teacher is not installed.
         SpiritsafeError: the teacher's server did not start.
     """
-    text = resources.files("spiritsafe.distill").joinpath("demo.yaml").read_text(encoding="utf-8")
-    data = yaml.safe_load(text)
-    weights = _embedded_teacher()
-    data["teacher"] |= {"weights": str(weights)}
-    recipe = parse_config(with_overrides(data, overrides), Recipe, where="demo")
-    job = Distillation(run=Run.open(out), recipe=recipe, registry=Registry.load(None), progress=progress, render=render)
+    job = prepare_demo(out, overrides, progress, render)
     if not job.facts("collect"):
-        with _serving(weights, recipe.teacher.model_id, progress) as base_url:
-            served = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"base_url": base_url})})
-            distill(replace(job, recipe=served), stages=("collect",))
+        weights = _embedded_teacher()
+        with _serving(weights, job.recipe.teacher.model_id, progress) as base_url:
+            teacher = job.recipe.teacher.model_copy(update={"base_url": base_url})
+            distill(replace(job, recipe=job.recipe.model_copy(update={"teacher": teacher})), stages=("collect",))
     distill(job)
     return job.run
+
+
+def prepare_demo(
+    out: Path, overrides: Sequence[str], progress: Progress, render: Callable[[Run], Path]
+) -> Distillation:
+    """The demo as a job, with nothing started: for who has its answers already.
+
+    Raises:
+        BadInput: the package that carries the teacher is not installed.
+    """
+    text = resources.files("spiritsafe.distill").joinpath("demo.yaml").read_text(encoding="utf-8")
+    data = yaml.safe_load(text)
+    data["teacher"] |= {"weights": str(_embedded_teacher())}
+    recipe = parse_config(with_overrides(data, overrides), Recipe, where="demo")
+    return Distillation(
+        run=Run.open(out), recipe=recipe, registry=Registry.load(None), progress=progress, render=render
+    )
 
 
 def _embedded_teacher() -> Path:
