@@ -101,7 +101,12 @@ def write_run(path: Path, *, override: str = "") -> Run:
             "teacher": {
                 "model": "smollm2-135m",
                 "base_url": "loopback:8001/v1",
-                "price": {"input_per_mtok": 0.15, "output_per_mtok": 0.60},
+                "price": {
+                    "input_per_mtok": "0.15",
+                    "output_per_mtok": "0.60",
+                    "cached_per_mtok": None,
+                    "batch_discount": "0",
+                },
             },
             "prompts": {"source": "python-stdlib", "limit": 400},
             "student": {"init": "prune", "layers": 26},

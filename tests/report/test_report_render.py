@@ -76,6 +76,8 @@ def test_every_section_and_headline_is_there(page: Page) -> None:
         "11 % smaller",
         "$0.010",
         "11,903",
+        "$0.15 input, $0.60 output",
+        "$0.00015",
         "near dedup",
         "0.91 alike with 77aa-0",
         SAMPLES[1]["student"],

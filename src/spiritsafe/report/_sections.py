@@ -39,17 +39,23 @@ def costs(metrics: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, 
             rows.append((label, usd(dig(by, reason))))
     if number(facts.get("reused")):
         rows.append(("Answers reused from other runs, at no cost", count(facts["reused"])))
-    if isinstance(price, dict):
-        known = [
-            f"{usd(v)} {k.removesuffix('_per_mtok').replace('_', ' ')}"
-            for k, v in price.items()
-            if number(v) is not None
-        ]
-        rows.append(("Price per million tokens", ", ".join(known) or MISSING))
+    known = (
+        [_price(kind, amount) for kind, amount in price.items() if kind.endswith("_per_mtok") and amount]
+        if isinstance(price, dict)
+        else []
+    )
+    if known:
+        rows.append(("Price per million tokens", ", ".join(known)))
     bad = facts.get("bad")
     if isinstance(bad, dict) and bad:
         rows.append(("Flawed or missing answers", ", ".join(f"{kind}: {count(n)}" for kind, n in bad.items())))
     return rows
+
+
+def _price(kind: str, amount: Any) -> str:
+    """One price of a recipe, where prices stand as exact decimal strings."""
+    dollars = f"${amount}" if isinstance(amount, str) else usd(amount)
+    return f"{dollars} {kind.removesuffix('_per_mtok').replace('_', ' ')}"
 
 
 def curation(report: dict[str, Any]) -> dict[str, Any] | None:
@@ -103,7 +109,7 @@ def terms(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _entries(entries: Any) -> str:
     if isinstance(entries, list):
-        return ", ".join(_entry(e) for e in entries)
+        return ", ".join(dict.fromkeys(_entry(e) for e in entries))
     return str(entries or "")
 
 

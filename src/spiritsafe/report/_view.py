@@ -226,7 +226,9 @@ def _comparison_note(metrics: dict[str, Any]) -> str:
     kind = dig(metrics, "kl_kind")
     kl = f" KL is forward, teacher to student, {kind}." if isinstance(kind, str) else ""
     same = f"All rows on the same {count(tokens)} held-out {noun} of {count(prompts)} prompts"
-    return f"{same}; NLL in nats {unit(metrics)}.{kl}"
+    own = dig(metrics, "best_untrained", "strategy") == "the student's start"
+    start = " Of the untrained prunes tried, the student's own start was the best." if own else ""
+    return f"{same}; NLL in nats {unit(metrics)}.{kl}{start}"
 
 
 def _loss(path: Path) -> Any:

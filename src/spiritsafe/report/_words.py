@@ -84,8 +84,8 @@ def limits(metrics: dict[str, Any]) -> list[str]:
     lines = [
         f"Everything here is measured on {held}, drawn from the same source as the training prompts. It says nothing "
         "about other topics, other languages or longer answers.",
-        "“Recovered” compares with the untrained start. A pruned start is close to noise, so a high figure alone "
-        "flatters: read it with agreement, the NLL gap and the best untrained prune.",
+        "“Recovered” compares with the untrained start. A pruned start can be close to noise, so a high figure "
+        "alone flatters: read it with agreement, the NLL gap and the best untrained prune.",
         "Fidelity is not quality: a student can copy its teacher's mistakes faithfully. No task accuracy was measured.",
         "Speed depends on the machine, batch size and answer length; only the ratio, measured in one run, travels.",
     ]
