@@ -40,7 +40,7 @@ WORDS = [
 
 def spiritsafe(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "spiritsafe", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "spiritsafe", *arguments], cwd=cwd, capture_output=True, text=True, timeout=550
     )
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
