@@ -148,7 +148,7 @@ class Run:
 
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write via a temporary file in the same directory, fsync, rename: readers see the old file or the new one."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -61,8 +61,8 @@ def print_run(run: Run, as_json: bool) -> None:
         return
     student, untrained = metrics["student"], metrics.get("best_untrained")
     recovered = metrics["recovered"]
-    gap = student["nll"] - metrics["teacher"]["nll"]
-    print(f"NLL gap to the teacher   {gap:.3f} nat/token")
+    if metrics["teacher"]["nll"] is not None:
+        print(f"NLL gap to the teacher   {student['nll'] - metrics['teacher']['nll']:.3f} nat/{metrics['nll_unit']}")
     if student["top1_agreement"] is not None:
         print(f"top-1 agreement          {student['top1_agreement']:.3f}")
         print(f"forward KL               {student['kl']:.3f} nat/token")
