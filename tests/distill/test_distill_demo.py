@@ -14,7 +14,7 @@ import pytest
 @pytest.mark.timeout(1800)
 def test_the_demo_distils_the_real_teacher_and_then_has_nothing_to_do(tmp_path: Path) -> None:
     small = [
-        *("--set", "prompts.limit=56", "--set", "collect.max_tokens=20", "--set", "train.epochs=1"),
+        *("--set", "prompts.limit=64", "--set", "collect.max_tokens=24", "--set", "train.epochs=1"),
         *("--set", "evaluate.samples=2", "--set", "evaluate.speed_prompts=4", "--set", "evaluate.speed_tokens=16"),
     ]
     command = [sys.executable, "-m", "spiritsafe", "demo", "--out", "run", "--json", *small]
