@@ -10,12 +10,8 @@ from aiohttp import web
 
 from mock_api import Behaviour, Body, MockApi, answer
 from spiritsafe.collect import CollectConfig, CollectSummary, collect
-from spiritsafe.records import (
-    Exchange,
-    Message,
-    Prompt,
-    read_exchanges,
-)
+from spiritsafe.exchanges import read_exchanges
+from spiritsafe.records import Exchange, Message, Prompt
 from spiritsafe.runs import Run
 from spiritsafe.spend import Price
 from spiritsafe.teachers import TeacherConfig

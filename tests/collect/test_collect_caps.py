@@ -7,14 +7,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from collecting import PRICE, QUICK, Watch, ask, go, rows, status
-from mock_api import Body, MockApi, answer, mock_api
+from mock_api import Body, MockApi, answer
 from spiritsafe.collect import CollectConfig, collect, estimate, reconcile
 from spiritsafe.collect._store import Store
 from spiritsafe.errors import BadInput, Interrupted, Refused, SpiritsafeError
@@ -22,17 +21,7 @@ from spiritsafe.runs import Run
 from spiritsafe.spend import Price
 from spiritsafe.teachers import TeacherConfig
 
-
-@pytest.fixture
-def api() -> Iterator[MockApi]:
-    with mock_api() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spiritsafe.collect._collector._FIRST_BACKOFF_S", 0.02)
-    monkeypatch.setattr("spiritsafe.collect._limiter._FIRST_PAUSE_S", 0.02)
+pytestmark = pytest.mark.usefixtures("no_long_waits")
 
 
 def bill(api: MockApi) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,34 +12,16 @@ import pytest
 from aiohttp import web
 
 from collecting import PRICE, QUICK, Watch, ask, go, rows
-from mock_api import Body, MockApi, completion, mock_api
+from mock_api import Body, MockApi, completion
 from spiritsafe.collect import CollectConfig, collect
 from spiritsafe.collect._store import Store
 from spiritsafe.errors import SpiritsafeError
-from spiritsafe.records import (
-    Message,
-    Prompt,
-    Reply,
-    Request,
-    SparseLogprobs,
-    TeacherInfo,
-    Usage,
-    read_exchanges,
-)
+from spiritsafe.exchanges import read_exchanges
+from spiritsafe.records import Message, Prompt, Reply, Request, SparseLogprobs, TeacherInfo, Usage
 from spiritsafe.runs import Run
 from spiritsafe.teachers import Answer, TeacherConfig
 
-
-@pytest.fixture
-def api() -> Iterator[MockApi]:
-    with mock_api() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spiritsafe.collect._collector._FIRST_BACKOFF_S", 0.02)
-    monkeypatch.setattr("spiritsafe.collect._limiter._FIRST_PAUSE_S", 0.02)
+pytestmark = pytest.mark.usefixtures("no_long_waits")
 
 
 def test_every_prompt_once_in_order_with_its_costs_and_split(tmp_path: Path, api: MockApi) -> None:

@@ -6,30 +6,19 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from collecting import PRICE, QUICK, Watch, ask, go, per_prompt, rows, status
-from mock_api import Body, MockApi, answer, completion, mock_api
+from mock_api import Body, MockApi, answer, completion
 from spiritsafe.collect import CollectConfig, collect, reconcile
 from spiritsafe.errors import SpiritsafeError
 from spiritsafe.runs import Run
 from spiritsafe.teachers import TeacherConfig
 
-
-@pytest.fixture
-def api() -> Iterator[MockApi]:
-    with mock_api() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spiritsafe.collect._collector._FIRST_BACKOFF_S", 0.02)
-    monkeypatch.setattr("spiritsafe.collect._limiter._FIRST_PAUSE_S", 0.02)
+pytestmark = pytest.mark.usefixtures("no_long_waits")
 
 
 @pytest.mark.parametrize(("code", "kind"), [(429, "rate_limited"), (500, "server"), (503, "server")])

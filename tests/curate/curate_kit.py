@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spiritsafe.exchanges import write_exchanges
 from spiritsafe.records import (
     Exchange,
     FinishReason,
@@ -17,7 +18,6 @@ from spiritsafe.records import (
     SparseLogprobs,
     TeacherInfo,
     Usage,
-    write_exchanges,
 )
 from spiritsafe.runs import Run
 

@@ -16,7 +16,7 @@ from curate_kit import exchange, run_with
 from spiritsafe.config import StrictModel, parse_config
 from spiritsafe.curate import STEPS, CurateConfig, curate
 from spiritsafe.errors import BadInput, SpiritsafeError
-from spiritsafe.records import read_exchanges
+from spiritsafe.exchanges import read_exchanges
 from spiritsafe.runs import Run
 
 

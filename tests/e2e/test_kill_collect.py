@@ -18,7 +18,7 @@ import pytest
 
 from spiritsafe.collect import reconcile
 from spiritsafe.collect._store import Store
-from spiritsafe.records import read_exchanges
+from spiritsafe.exchanges import read_exchanges
 from spiritsafe.runs import Run
 
 PROMPTS = 3000

@@ -16,7 +16,8 @@ from served import save_tiny_model
 from spiritsafe.errors import BadInput
 from spiritsafe.evaluate import EvaluateConfig, evaluate
 from spiritsafe.evaluate._untrained import prunes
-from spiritsafe.records import Exchange, Message, Prompt, Reply, Sampling, TeacherInfo, Usage, write_exchanges
+from spiritsafe.exchanges import write_exchanges
+from spiritsafe.records import Exchange, Message, Prompt, Reply, Sampling, TeacherInfo, Usage
 from spiritsafe.runs import Run
 from spiritsafe.spend import Price
 from spiritsafe.teachers import Engine, GenerateJob, Weights, load_weights

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from spiritsafe.errors import BadInput, Refused
-from spiritsafe.records import Exchange, Message, Prompt, Reply, Sampling, TeacherInfo, Usage, write_exchanges
+from spiritsafe.exchanges import write_exchanges
+from spiritsafe.records import Exchange, Message, Prompt, Reply, Sampling, TeacherInfo, Usage
 from spiritsafe.terms import Registry, check_dataset, combine, conditions_to_actions, decide, gate, gate_dataset
 from spiritsafe.terms._registry import shipped
 

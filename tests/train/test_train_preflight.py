@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from spiritsafe.errors import BadInput
-from spiritsafe.records import SparseLogprobs, read_exchanges
+from spiritsafe.exchanges import read_exchanges
+from spiritsafe.records import SparseLogprobs
 from spiritsafe.tokens import token_bytes_table
 from spiritsafe.train import StudentConfig, TrainConfig, Vocabulary, encode_exchange, train
 from spiritsafe.train._preflight import check_head, check_topk
@@ -95,7 +96,7 @@ def test_logprobs_by_bytes_alone_train(tmp_path: Path, teacher: str, vocabulary:
     """What an API gives: no ids and no hashes, only bytes."""
     from dataclasses import replace
 
-    from spiritsafe.records import write_exchanges
+    from spiritsafe.exchanges import write_exchanges
 
     table = token_bytes_table(vocabulary.tokenizer)
     run = training_run(tmp_path / "run")

@@ -9,17 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spiritsafe.records import (
-    Exchange,
-    Message,
-    Prompt,
-    Reply,
-    Sampling,
-    SparseLogprobs,
-    TeacherInfo,
-    Usage,
-    write_exchanges,
-)
+from spiritsafe.exchanges import write_exchanges
+from spiritsafe.records import Exchange, Message, Prompt, Reply, Sampling, SparseLogprobs, TeacherInfo, Usage
 from spiritsafe.runs import Run
 from spiritsafe.tokens import template_hash, tokenizer_hash
 

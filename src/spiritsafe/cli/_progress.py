@@ -7,8 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from spiritsafe.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 __all__ = ["watching"]
 
@@ -40,17 +45,17 @@ def watching(quiet: bool = False) -> Iterator[Progress]:
 
 @dataclass(slots=True)
 class _Live:
-    bars: object
-    tasks: dict[str, int] = field(default_factory=dict)
+    bars: Bars
+    tasks: dict[str, TaskID] = field(default_factory=dict)
 
     def update(self, stage: str, done: float, total: float | None, note: str = "") -> None:
         bars = self.bars
         if stage not in self.tasks:
-            self.tasks[stage] = bars.add_task(stage, total=total, note=note)  # type: ignore[attr-defined]
-        bars.update(self.tasks[stage], completed=done, total=total, note=note)  # type: ignore[attr-defined]
+            self.tasks[stage] = bars.add_task(stage, total=total, note=note)
+        bars.update(self.tasks[stage], completed=done, total=total, note=note)
 
     def say(self, message: str) -> None:
-        self.bars.console.print(message, highlight=False, markup=False)  # type: ignore[attr-defined]
+        self.bars.console.print(message, highlight=False, markup=False)
 
 
 @dataclass(slots=True)

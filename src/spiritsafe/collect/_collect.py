@@ -13,8 +13,9 @@ from spiritsafe.collect._export import Terms, exchanges_of
 from spiritsafe.collect._prompts import assign_splits
 from spiritsafe.collect._store import Store
 from spiritsafe.errors import BadInput, Refused, SpiritsafeError
+from spiritsafe.exchanges import write_exchanges
 from spiritsafe.progress import Progress, Silent
-from spiritsafe.records import Exchange, Prompt, write_exchanges
+from spiritsafe.records import Exchange, Prompt
 from spiritsafe.runs import Run
 from spiritsafe.teachers import Teacher, TeacherConfig
 

@@ -18,8 +18,9 @@ from spiritsafe.curate._config import CurateConfig
 from spiritsafe.curate._report import CurationReport, Example, StepReport
 from spiritsafe.curate._step import Check, Context, Row
 from spiritsafe.errors import BadInput, SpiritsafeError
+from spiritsafe.exchanges import open_exchanges
 from spiritsafe.progress import Progress, Silent
-from spiritsafe.records import Message, open_exchanges
+from spiritsafe.records import Message
 from spiritsafe.runs import Run, atomic_write
 
 __all__ = ["curate"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -55,5 +56,6 @@ class Step(StrictModel):
 
     name: ClassVar[str]
 
+    @abstractmethod
     def start(self, context: Context) -> Check:
-        raise NotImplementedError
+        """Begin a pass over the rows; the check returned says why a row should go."""

@@ -39,8 +39,7 @@ def run_demo(out: Path, overrides: Sequence[str], progress: Progress, render: Ca
     """
     job = prepare_demo(out, overrides, progress, render)
     if not job.facts("collect"):
-        weights = _embedded_teacher()
-        with _serving(weights, job.recipe.teacher.model_id, progress) as base_url:
+        with _serving(Path(str(job.recipe.teacher.weights)), job.recipe.teacher.model_id, progress) as base_url:
             teacher = job.recipe.teacher.model_copy(update={"base_url": base_url})
             distill(replace(job, recipe=job.recipe.model_copy(update={"teacher": teacher})), stages=("collect",))
     distill(job)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiritsafe.errors import BadInput
-from spiritsafe.records import Exchange, read_exchanges
+from spiritsafe.exchanges import read_exchanges
+from spiritsafe.records import Exchange
 from spiritsafe.runs import Run
 from spiritsafe.tokens import prompt_ids
 from spiritsafe.train import Example, Vocabulary, encode_exchange

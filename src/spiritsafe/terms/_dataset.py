@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spiritsafe.errors import BadInput
-from spiritsafe.records import open_exchanges
+from spiritsafe.exchanges import open_exchanges
 from spiritsafe.terms._decide import DISCLAIMER, Decision, combine, decide
 from spiritsafe.terms._entries import Status
 from spiritsafe.terms._gate import TermsRecord, gate

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from spiritsafe.errors import BadInput
-from spiritsafe.records import Exchange, SparseLogprobs, read_exchanges
+from spiritsafe.exchanges import read_exchanges
+from spiritsafe.records import Exchange, SparseLogprobs
 from spiritsafe.runs import Run
 from spiritsafe.train._examples import Example, Vocabulary, encode_exchange
 
