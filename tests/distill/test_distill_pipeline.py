@@ -272,3 +272,17 @@ def test_two_runs_in_one_directory_are_refused(finished: tuple[Path, dict[str, A
     with Run(folder / "runs" / "tiny-student").lock():
         failed = spiritsafe("distill", "recipe.yaml", cwd=folder, code=2)
     assert "in use by process" in failed.stderr
+
+
+def test_an_override_is_for_the_teacher_it_was_given_for(tmp_path: Path, base_url: str, teacher_dir: Path) -> None:
+    recipe = write_recipe(tmp_path, base_url, teacher_dir, teacher__terms=None)
+    spiritsafe("collect", str(recipe), "--accept-terms", "written permission 42", cwd=tmp_path)
+    with mock_api() as api:
+        for model in ("gpt-4o", "another-unknown-model"):
+            other = write_recipe(tmp_path, api.base_url, teacher_dir, teacher__terms=None, teacher__model=model)
+            refused = spiritsafe("collect", str(other), cwd=tmp_path, code=3)
+            assert "--accept-terms" in refused.stderr
+        assert api.received == []
+    # The teacher that was accepted still is, for the stages that follow too.
+    recipe = write_recipe(tmp_path, base_url, teacher_dir, teacher__terms=None)
+    spiritsafe("distill", str(recipe), cwd=tmp_path)

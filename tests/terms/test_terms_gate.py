@@ -11,7 +11,7 @@ import pytest
 from spiritsafe.errors import BadInput, Refused
 from spiritsafe.exchanges import write_exchanges
 from spiritsafe.records import Exchange, Message, Prompt, Reply, Sampling, TeacherInfo, Usage
-from spiritsafe.terms import Registry, check_dataset, combine, conditions_to_actions, decide, gate, gate_dataset
+from spiritsafe.terms import Registry, check_dataset, combine, conditions_to_actions, decide, gate
 from spiritsafe.terms._registry import shipped
 
 REGISTRY: Registry = shipped()
@@ -122,14 +122,17 @@ def test_dataset_is_traced_row_by_row(tmp_path: Path) -> None:
     assert "3 rows of smollm2-135m" in checked.render()
     assert json.loads(json.dumps(checked.to_dict()))["teachers"][0]["rows"] in (1, 3)
     with pytest.raises(Refused, match="OpenAI"):
-        gate_dataset(path, REGISTRY, accept=None, stage="train")
-    assert gate_dataset(path, REGISTRY, accept="our lawyers agreed", stage="train").accepted == "our lawyers agreed"
+        gate(check_dataset(path, REGISTRY).decision, accept=None, stage="train")
+    assert (
+        gate(check_dataset(path, REGISTRY).decision, accept="our lawyers agreed", stage="train").accepted
+        == "our lawyers agreed"
+    )
 
 
 def test_a_registry_that_turned_stricter_counts(tmp_path: Path) -> None:
     path = tmp_path / "exchanges.parquet"
     write_exchanges(path, [exchange(0, "our-model", "vllm", "mit", "mit")])
-    assert gate_dataset(path, REGISTRY, accept=None, stage="train").status == "allowed"
+    assert gate(check_dataset(path, REGISTRY).decision, accept=None, stage="train").status == "allowed"
     user = tmp_path / "t.yaml"
     user.write_text(
         "entries: [{id: mit, kind: licence, name: MIT, version: '2', source: 'https://a.example', status: forbidden}]"
@@ -156,7 +159,7 @@ def test_rows_collected_under_an_override_ask_for_it_again(tmp_path: Path) -> No
     path = tmp_path / "exchanges.parquet"
     write_exchanges(path, [replace(exchange(0, "mystery", "localhost", "unknown", ""))])
     with pytest.raises(Refused, match="export refused"):
-        gate_dataset(path, REGISTRY, accept=None, stage="export")
+        gate(check_dataset(path, REGISTRY).decision, accept=None, stage="export")
 
 
 def test_unusable_datasets(tmp_path: Path) -> None:

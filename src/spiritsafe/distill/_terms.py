@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spiritsafe.distill._recipe import Recipe
-from spiritsafe.terms import Decision, Registry, TermsRecord, combine, decide, gate, gate_dataset
+from spiritsafe.terms import Decision, Registry, TermsRecord, check_dataset, combine, decide, gate
 
 if TYPE_CHECKING:
     from spiritsafe.distill._stages import Distillation
@@ -31,11 +31,9 @@ def check_recipe_terms(job: Distillation, stage: str) -> TermsRecord:
     """Refuse a teacher whose terms forbid training, before anything is sent to it.
 
     Raises:
-        Refused: unknown or forbidding terms, and no override recorded.
+        Refused: unknown or forbidding terms, and no override for this teacher.
     """
-    record = gate(decide_recipe(job.registry, job.recipe), accept=_accepted(job), stage=stage)
-    _remember(job, record)
-    return record
+    return _pass(job, decide_recipe(job.registry, job.recipe), stage)
 
 
 def check_dataset_terms(job: Distillation, stage: str) -> TermsRecord:
@@ -44,17 +42,30 @@ def check_dataset_terms(job: Distillation, stage: str) -> TermsRecord:
     Raises:
         Refused: as above, naming the teacher of the rows.
     """
-    record = gate_dataset(job.run.curated, job.registry, accept=_accepted(job), stage=stage)
+    return _pass(job, check_dataset(job.run.curated, job.registry).decision, stage)
+
+
+def _pass(job: Distillation, decision: Decision, stage: str) -> TermsRecord:
+    accept = job.accept_terms if job.accept_terms is not None else _accepted_before(job, decision)
+    record = gate(decision, accept=accept, stage=stage)
     _remember(job, record)
     return record
 
 
-def _accepted(job: Distillation) -> str | None:
-    """The override given now, or the one this run already carries: a resumed run keeps its recorded reason."""
-    if job.accept_terms is not None:
-        return job.accept_terms
-    recorded = [entry["accepted"] for entry in job.run.manifest().get("terms", []) if entry.get("accepted")]
-    return recorded[-1] if recorded else None
+def _accepted_before(job: Distillation, decision: Decision) -> str | None:
+    """The reason this run carries against `decision`'s objections: same teacher, and none of them new."""
+    asked = decision.to_dict()
+    for record in reversed(job.run.manifest().get("terms", [])):
+        same_teacher = (record["host"], record["model"]) == (asked["host"], asked["model"])
+        if record["accepted"] and same_teacher and _objections(asked) <= _objections(record):
+            return str(record["accepted"])
+    return None
+
+
+def _objections(decision: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """What refuses: a registry entry by its id, whatever pointed to it; a gap in the registry by what it is about."""
+    refusing = [e for e in decision["entries"] if e["status"] not in ("allowed", "allowed_with_conditions")]
+    return {(e["id"], e["status"], e["why"] if e["id"] == "unknown" else "") for e in refusing}
 
 
 def _remember(job: Distillation, record: TermsRecord) -> None:

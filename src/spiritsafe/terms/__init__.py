@@ -1,7 +1,7 @@
 """The registry of licences and provider terms, and the gate that reads it. Never legal advice."""
 
 from spiritsafe.terms._actions import Actions, conditions_to_actions
-from spiritsafe.terms._dataset import DatasetTerms, RowsOfTeacher, check_dataset, gate_dataset
+from spiritsafe.terms._dataset import DatasetTerms, RowsOfTeacher, check_dataset
 from spiritsafe.terms._decide import DISCLAIMER, Applied, Decision, combine, decide
 from spiritsafe.terms._entries import STRICTNESS, Condition, Entry, Status, stricter
 from spiritsafe.terms._gate import Stage, TermsRecord, gate
@@ -26,6 +26,5 @@ __all__ = [
     "conditions_to_actions",
     "decide",
     "gate",
-    "gate_dataset",
     "stricter",
 ]

@@ -11,10 +11,9 @@ from spiritsafe.errors import BadInput
 from spiritsafe.exchanges import open_exchanges
 from spiritsafe.terms._decide import DISCLAIMER, Decision, combine, decide
 from spiritsafe.terms._entries import Status
-from spiritsafe.terms._gate import TermsRecord, gate
 from spiritsafe.terms._registry import Registry
 
-__all__ = ["DatasetTerms", "RowsOfTeacher", "check_dataset", "gate_dataset"]
+__all__ = ["DatasetTerms", "RowsOfTeacher", "check_dataset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +83,6 @@ def check_dataset(path: Path, registry: Registry) -> DatasetTerms:
         raise BadInput(f"{path}: has no rows, so there are no terms to check; collect first")
     groups = tuple(_group(registry, key, rows) for key, rows in sorted(counts.items(), key=str))
     return DatasetTerms(str(path), counts.total(), groups, combine(g.decision for g in groups))
-
-
-def gate_dataset(path: Path, registry: Registry, *, accept: str | None, stage: str) -> TermsRecord:
-    """The gate for a dataset, before training on it and before a student of it leaves.
-
-    Raises:
-        Refused: the terms of some row do not permit, and no override is recorded.
-        BadInput: as `check_dataset`.
-    """
-    return gate(check_dataset(path, registry).decision, accept=accept, stage=stage)
 
 
 def _group(registry: Registry, key: tuple[str, str | None, str, str], rows: int) -> RowsOfTeacher:
