@@ -1,0 +1,12 @@
+"""`spiritsafe watermark …`: keys, detect, trace, attack, bench."""
+
+from __future__ import annotations
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    watermark = typer.Typer(help="Watermarks: keys, detection, tracing, attacks.", no_args_is_help=True)
+    app.add_typer(watermark, name="watermark")
