@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from spiritsafe.cli import _watermark_keys
+
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     watermark = typer.Typer(help="Watermarks: keys, detection, tracing, attacks.", no_args_is_help=True)
     app.add_typer(watermark, name="watermark")
+    _watermark_keys.register(watermark)
