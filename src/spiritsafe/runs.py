@@ -146,8 +146,11 @@ class Run:
         )
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write via a temporary file in the same directory, fsync, rename: readers see the old file or the new one."""
+def atomic_write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Write via a temporary file in the same directory, fsync, rename: readers see the old file or the new one.
+
+    Until the rename the file has mode 0600, so that a secret (mode=0o600) is never readable by others.
+    """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -155,7 +158,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
