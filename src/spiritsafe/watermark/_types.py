@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spiritsafe.watermark._prf import U32, U64
 
-__all__ = ["F64", "Detector", "Reading", "Scheme", "Scores"]
+__all__ = ["F64", "Detector", "Reading", "Scheme", "Scores", "TailOfInputs"]
 
 F64 = NDArray[np.float64]
 
@@ -97,3 +97,14 @@ class Detector(Protocol):
 
     def fewest(self, log10_level: float) -> int:
         """The fewest scored tokens whose best possible p-value reaches the level."""
+
+
+@runtime_checkable
+class TailOfInputs(Protocol):
+    """A detector whose null law depends on which inputs are scored, not only on how many.
+
+    Where a detector has this, report it; its `log10_tail` then serves for scanning and planning only.
+    """
+
+    def log10_tail_of(self, inputs_N: U64, total: float) -> float:
+        """log10 P(sum of the scores of these inputs ≥ total) under H0: exact or an upper bound; 0.0 for none."""
