@@ -1,12 +1,312 @@
-"""`spiritsafe watermark keys …`: make, rotate, show, commit and open a key set."""
+"""`spiritsafe watermark keys …`: make, rotate, show, commit, open and verify."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-__all__ = ["register"]
+from spiritsafe.cli._output import Json, print_json, print_table
+from spiritsafe.cli._progress import watching
+
+if TYPE_CHECKING:
+    from spiritsafe.keys import KeySet
+
+__all__ = ["PassphraseEnv", "PassphraseFile", "read_keys", "register"]
+
+PassphraseEnv = Annotated[
+    str | None,
+    typer.Option("--passphrase-env", metavar="NAME", help="The environment variable that holds the passphrase."),
+]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", metavar="FILE", help="A file that holds the passphrase.")
+]
+_Keys = Annotated[Path, typer.Argument(metavar="KEYS.json", help="The key set.")]
+_EpochName = Annotated[
+    str | None, typer.Option("--epoch", metavar="NAME", help="Its name; default: this month, as 2026-11 or 2026-11.2.")
+]
+_Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there (refuses to overwrite).")]
+_Scheme = Annotated[str | None, typer.Option("--scheme", help="The scheme the key is for; default: the key set's own.")]
+
+
+def read_keys(path: Path, passphrase_env: str | None, passphrase_file: Path | None) -> KeySet:
+    """The key set a command was given, decrypted if need be."""
+    from spiritsafe.keys import load_keys, read_passphrase
+
+    return load_keys(path, read_passphrase(passphrase_env, passphrase_file))
 
 
 def register(watermark: typer.Typer) -> None:
-    keys = typer.Typer(help="Key sets: new, rotate, show, commit, open.", no_args_is_help=True)
+    keys = typer.Typer(help="Key sets: new, rotate, show, commit, open, verify.", no_args_is_help=True)
     watermark.add_typer(keys, name="keys")
+    keys.command(
+        epilog="Examples: spiritsafe watermark keys new KEYS.json · spiritsafe watermark keys new KEYS.json "
+        "--scheme kgw --set gamma=.25 --set delta=2 --tokenizer teacher/ --encrypt --passphrase-env KEYS_PASSPHRASE"
+    )(new)
+    keys.command(epilog="Example: spiritsafe watermark keys rotate KEYS.json")(rotate)
+    keys.command(epilog="Example: spiritsafe watermark keys show KEYS.json --json")(show)
+    keys.command(epilog="Example: spiritsafe watermark keys commit KEYS.json --out COMMITMENT.json")(commit)
+    keys.command(
+        "open",
+        epilog="Examples: spiritsafe watermark keys open KEYS.json --epoch 2026-11 --slot 17 --commitment "
+        "COMMITMENT.json --out LEAF.json · … --epoch 2026-11 --purpose epoch --out LEAF.json",
+    )(open_key)
+    keys.command(epilog="Example: spiritsafe watermark keys verify LEAF.json --commitment COMMITMENT.json")(verify)
+
+
+def new(
+    path: _Keys,
+    scheme: Annotated[str, typer.Option("--scheme", help="gumbel-dual, kgw or synthid.")] = "gumbel-dual",
+    context_width: Annotated[int, typer.Option("--context-width", help="Tokens of context the marks hash.")] = 2,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the marks, e.g. --set gamma=.25."),
+    ] = None,
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose keys; part of every derivation.")] = "default",
+    epoch: _EpochName = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer", metavar="PATH", help="Remember this tokenizer, to warn when text is read by another."
+        ),
+    ] = None,
+    encrypt: Annotated[bool, typer.Option("--encrypt", help="Encrypt the secret with the passphrase given.")] = False,
+    passphrase_env: PassphraseEnv = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key set with a fresh secret and its first epoch. Never overwrites one."""
+    from spiritsafe.config import parse_config, with_overrides
+    from spiritsafe.errors import BadInput
+    from spiritsafe.keys import new_keys, read_passphrase
+    from spiritsafe.watermark._marking import Marking
+
+    passphrase = read_passphrase(passphrase_env, passphrase_file)
+    if encrypt and passphrase is None:
+        raise BadInput("--encrypt: give the passphrase with --passphrase-env NAME or --passphrase-file FILE")
+    wanted = with_overrides({"scheme": scheme, "context_width": context_width}, settings or ())
+    marking = parse_config(wanted, Marking, where="marking")
+    made = new_keys(
+        path,
+        marking=marking.model_dump(mode="json", exclude_none=True),
+        tenant=tenant,
+        epoch=epoch,
+        tokenizer_hash=_tokenizer_hash(tokenizer),
+        passphrase=passphrase,
+    )
+    _print(path, made, as_json, "back this file up now: without it no text can be recognised, and nobody can remake it")
+
+
+def rotate(
+    path: _Keys,
+    epoch: _EpochName = None,
+    compromised: Annotated[
+        bool, typer.Option("--compromised", help="Others know the current epoch's key: it proves nothing from now on.")
+    ] = False,
+    passphrase_env: PassphraseEnv = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> None:
+    """Begin the next epoch and retire the current one, whose key still recognises what it marked."""
+    from spiritsafe.keys import read_passphrase, rotate_keys
+
+    passphrase = read_passphrase(passphrase_env, passphrase_file)
+    rotated = rotate_keys(path, epoch=epoch, compromised=compromised, passphrase=passphrase)
+    _print(path, rotated, as_json, "restart what marks with this file, back it up, and commit again")
+
+
+def show(
+    path: _Keys, passphrase_env: PassphraseEnv = None, passphrase_file: PassphraseFile = None, as_json: Json = False
+) -> None:
+    """Ids, settings and epochs; no secrets."""
+    _print(path, read_keys(path, passphrase_env, passphrase_file), as_json)
+
+
+def commit(
+    path: _Keys,
+    out: _Out = None,
+    schemes: Annotated[
+        list[str] | None,
+        typer.Option("--scheme", help="A scheme whose keys are in use (repeat it); default: the key set's own."),
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option("--slots", help="Account slots an epoch, from 0; default 1048576.", min=1)
+    ] = None,
+    passphrase_env: PassphraseEnv = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> None:
+    """One hash that fixes every key, safe to publish: the epoch, coin and account keys of every epoch."""
+    from spiritsafe.keys import SLOTS, commit_keys, read_passphrase
+
+    _check_out(out)
+    passphrase = read_passphrase(passphrase_env, passphrase_file)
+    with watching() as progress:
+        made = commit_keys(
+            path, slots=slots or SLOTS, schemes=schemes or None, passphrase=passphrase, progress=progress
+        )
+    document = made.model_dump(mode="json")
+    _write(out, document, 0o644)
+    if as_json:
+        print_json(document)
+        return
+    print(f"root {made.root}")
+    counts = ", ".join(f"{count} {purpose}" for purpose, count in made.committed.items())
+    print(f"key set {made.key_set}; leaves: {counts}")
+    for tree in made.trees:
+        print(f"{tree.epoch} {tree.scheme}: {tree.root}")
+    print(f"publish {out} with a timestamp" if out else "add --out COMMITMENT.json to have it as a file to publish")
+
+
+def open_key(
+    path: _Keys,
+    epoch: Annotated[str, typer.Option("--epoch", metavar="NAME", help="The key's epoch.")],
+    slot: Annotated[int | None, typer.Option("--slot", help="Open this account's key.", min=0)] = None,
+    purpose: Annotated[str | None, typer.Option("--purpose", help="Or open the epoch's own: epoch or coin.")] = None,
+    commitment: Annotated[
+        Path | None,
+        typer.Option("--commitment", metavar="FILE", help="Open against this commitment; default: one made now."),
+    ] = None,
+    scheme: _Scheme = None,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", help="Without --commitment: account slots an epoch; default 1048576.", min=1),
+    ] = None,
+    out: _Out = None,
+    passphrase_env: PassphraseEnv = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> None:
+    """Disclose one key with proof that a commitment covers it. THIS SHOWS A KEY: whoever has it can forge its marks.
+
+    An opened epoch key ends its epoch: later texts prove nothing under it. Without --out the key goes to stdout.
+    """
+    from spiritsafe.errors import BadInput
+    from spiritsafe.keys import SLOTS, load_commitment, open_leaf, read_passphrase
+
+    if (slot is None) == (purpose is None) or purpose not in (None, "epoch", "coin"):
+        raise BadInput("open: give --slot N for an account's key, or --purpose epoch, or --purpose coin")
+    _check_out(out)
+    passphrase = read_passphrase(passphrase_env, passphrase_file)
+    against = load_commitment(commitment) if commitment else None
+    with watching() as progress:
+        leaf = open_leaf(
+            path,
+            epoch,
+            "account" if purpose is None else "epoch" if purpose == "epoch" else "coin",
+            slot,
+            scheme=scheme,
+            commitment=against,
+            slots=slots or SLOTS,
+            passphrase=passphrase,
+            progress=progress,
+        )
+        if leaf.purpose == "epoch":
+            progress.say(f"epoch {epoch} is now opened; restart what marks with {path}, and back it up")
+        elif leaf.purpose == "account":
+            progress.say(
+                f"account slot {slot} of {epoch} is now noted as opened: later texts may be forged in its name"
+            )
+    document = leaf.model_dump(mode="json")
+    if out is None:
+        print_json(document)
+        return
+    _write(out, document, 0o600)
+    if as_json:
+        hidden = ("key", "salt", "path", "trees")
+        print_json({"leaf": str(out), **{name: value for name, value in document.items() if name not in hidden}})
+    else:
+        print(
+            f"{out}: the {leaf.purpose} key of {leaf.key_set}, epoch {epoch}"
+            + ("" if slot is None else f", slot {slot}")
+        )
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="LEAF.json", help="The opened key.")],
+    root: Annotated[str | None, typer.Option("--root", metavar="HEX", help="The root that was published.")] = None,
+    commitment: Annotated[
+        Path | None, typer.Option("--commitment", metavar="FILE", help="Or the commitment that was published.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Was this key committed to, and among how many? Needs no secret. Exits 1 if it was not."""
+    from spiritsafe.errors import BadInput
+    from spiritsafe.keys import load_commitment, load_leaf, verify_leaf
+
+    if (root is None) == (commitment is None):
+        raise BadInput("verify: give either --root HEX or --commitment COMMITMENT.json")
+    leaf = load_leaf(path)
+    holds = verify_leaf(leaf, load_commitment(commitment).root if commitment else str(root))
+    found = {"ok": holds, **leaf.model_dump(mode="json", include={"key_set", "purpose", "scheme", "epoch", "slot"})}
+    if as_json:
+        print_json({**found, "committed": leaf.committed if holds else None})
+    elif holds:
+        print(f"committed: one of {leaf.committed} {leaf.purpose} keys; correct for all of them")
+    else:
+        print("not committed: the root does not cover this key")
+    if not holds:
+        raise typer.Exit(1)
+
+
+def _print(path: Path, keys: KeySet, as_json: bool, advice: str | None = None) -> None:
+    if as_json:
+        print_json(_facts(path, keys))
+        return
+    secret = "encrypted" if keys.encrypted else "plain, guarded by its mode 0600 alone"
+    print(f"{path}: key set {keys.id}, tenant {keys.tenant}, secret {secret}")
+    print("marking: " + ", ".join(f"{name} {value}" for name, value in keys.marking.items()))
+    print(f"tokenizer: {keys.tokenizer_hash or 'not recorded'}\n")
+    rows = [
+        [e.name, e.state, e.created, e.retired or "", e.opened or "", " ".join(map(str, e.opened_slots))]
+        for e in keys.epochs
+    ]
+    print_table(["epoch", "state", "created", "retired", "opened", "opened slots"], rows)
+    if advice:
+        print(f"\n{advice}")
+
+
+def _facts(path: Path, keys: KeySet) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "id": keys.id,
+        "tenant": keys.tenant,
+        "encrypted": keys.encrypted,
+        "marking": keys.marking,
+        "tokenizer_hash": keys.tokenizer_hash,
+        "current": keys.current.name,
+        "epochs": [epoch.model_dump(mode="json") for epoch in keys.epochs],
+    }
+
+
+def _tokenizer_hash(source: str | None) -> str | None:
+    if source is None:
+        return None
+    from spiritsafe.teachers import load_tokenizer
+    from spiritsafe.tokens import tokenizer_hash
+
+    return tokenizer_hash(load_tokenizer(source))
+
+
+def _check_out(out: Path | None) -> None:
+    from spiritsafe.errors import BadInput
+
+    if out is not None and out.exists():
+        raise BadInput(f"{out}: exists, and may be what was published; choose another name with --out")
+    if out is not None and not out.parent.is_dir():
+        raise BadInput(f"{out}: its folder does not exist; make it, or choose another --out")
+
+
+def _write(out: Path | None, document: dict[str, Any], mode: int) -> None:
+    if out is None:
+        return
+    import json
+
+    from spiritsafe.errors import BadInput
+    from spiritsafe.runs import atomic_write
+
+    try:
+        atomic_write(out, json.dumps(document, indent=2) + "\n", mode)
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
