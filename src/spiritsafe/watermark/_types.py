@@ -32,6 +32,9 @@ class Scheme(Protocol):
     def scores(self, hashes_N: U64, tokens_N: U32) -> F64:
         """Score of each token (N,) after contexts with these hashes."""
 
+    def sums(self, hashes_N: U64, tokens_N: U32, ends_D: NDArray[np.int64]) -> F64:
+        """Sums of `scores` over runs (D,): run d ends before ends_D[d] and begins where the one before ended."""
+
     def totals(self, keys_K2: U64, windows_Nk: U32, tokens_N: U32) -> F64:
         """Sum of the scores (K,) under each of K keys."""
 
