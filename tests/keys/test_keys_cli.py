@@ -109,6 +109,15 @@ def test_settings_of_the_marks_are_checked_and_kept(keys: Called) -> None:
     assert not Path("k2.json").exists()
 
 
+@pytest.mark.parametrize("scheme", ["gumbel-dual", "kgw", "synthid"])
+def test_what_is_kept_are_settings_again(keys: Called, scheme: str) -> None:
+    from spiritsafe.watermark._marking import Marking
+
+    made = keys.json("new", "k.json", "--scheme", scheme)
+    assert Marking(**made["marking"]) == Marking(scheme=scheme)  # type: ignore[arg-type]
+    assert {"account_share", "surprise_bits"} < set(made["marking"])
+
+
 def test_a_second_new_refuses(keys: Called) -> None:
     keys("new", "k.json")
     before = Path("k.json").read_bytes()

@@ -87,9 +87,10 @@ def new(
         raise BadInput("--encrypt: give the passphrase with --passphrase-env NAME or --passphrase-file FILE")
     wanted = with_overrides({"scheme": scheme, "context_width": context_width}, settings or ())
     marking = parse_config(wanted, Marking, where="marking")
+    not_ours = None if marking.scheme == "synthid" else {"depth"}  # which Marking refuses under other schemes
     made = new_keys(
         path,
-        marking=marking.model_dump(mode="json", exclude_none=True),
+        marking=marking.model_dump(mode="json", exclude=not_ours),  # defaults too: a later default changes no old mark
         tenant=tenant,
         epoch=epoch,
         tokenizer_hash=_tokenizer_hash(tokenizer),
