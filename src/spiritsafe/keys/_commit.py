@@ -134,13 +134,13 @@ def _tree(epoch: str, scheme: str, hashes: bytes) -> Tree:
 def _leaf_hashes(keys: KeySet, epoch: str, scheme: str, slots: int, progress: Progress) -> bytes:
     if not 1 <= slots <= 2**32:
         raise BadInput(f"{slots} slots: commit to between 1 and 2^32 account slots an epoch")
-    stage, total = f"{epoch} {scheme}", float(slots)
+    stage, note = f"{epoch} {scheme}, %", f"{slots} slots"
     hashes = [hashlib.sha256(leaf).digest() for leaf in _shared_leaves(keys, epoch, scheme)]
-    progress.update(stage, 0, total)
+    progress.update(stage, 0, 100, note)
     for start in range(0, slots, _CHUNK):
         some = range(start, min(start + _CHUNK, slots))
         hashes += [hashlib.sha256(leaf).digest() for leaf in _account_leaves(keys, epoch, scheme, some)]
-        progress.update(stage, some.stop, total)
+        progress.update(stage, 100 * some.stop // slots, 100, note)
     return b"".join(hashes)
 
 
