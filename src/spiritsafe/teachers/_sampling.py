@@ -11,15 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from spiritsafe.records import SparseLogprobs
+from spiritsafe.watermark._distribution import distribution, invert
 
 __all__ = ["LogprobRows", "choose", "generator", "top_logprobs"]
-
-_NUCLEUS_FIRST_LOOK = 512
-_BLOCK = 128
 
 
 def generator(seed: int | None, index: int) -> np.random.Generator:
@@ -41,49 +38,10 @@ def choose(
     else:
         picked = torch.empty(len(drawn), dtype=torch.long, device=logits_BV.device)
     if drawn:
-        heat = torch.tensor([temperature[row] for row in drawn], dtype=torch.float32, device=logits_BV.device)
-        probs = torch.softmax(logits_BV[drawn] / heat[:, None], dim=-1)
-        mass = [top_p[row] for row in drawn]
-        if min(mass) < 1:
-            probs = _nucleus(probs, torch.tensor(mass, dtype=torch.float32, device=probs.device))
+        probs = distribution(logits_BV[drawn], [temperature[row] for row in drawn], [top_p[row] for row in drawn])
         point = torch.tensor([uniform[row] for row in drawn], dtype=torch.float64, device=probs.device)
-        picked[drawn] = _invert(probs, point)
+        picked[drawn] = invert(probs, point)
     return [int(token) for token in picked.tolist()]
-
-
-def _invert(probs_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
-    """Inverse of each row's cumulative distribution: first which block of tokens, then which token in it.
-
-    Only one block a row needs a running sum, which is the slow part over a whole vocabulary.
-    """
-    padding = -probs_BV.shape[1] % _BLOCK
-    blocks = (F.pad(probs_BV, (0, padding)) if padding else probs_BV).reshape(len(probs_BV), -1, _BLOCK)
-    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
-    point = uniform_B[:, None] * ends[:, -1:]
-    block = _search(ends, point)
-    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]].cumsum(-1, dtype=torch.float64)
-    return (block * _BLOCK + _search(inside, point - before))[:, 0]
-
-
-def _search(cdf: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
-    """First index whose cumulative sum exceeds the point; never one of probability 0, whatever the rounding."""
-    total = cdf[:, -1:]
-    return torch.searchsorted(cdf, torch.minimum(point, torch.nextafter(total, torch.zeros_like(total))), right=True)
-
-
-def _nucleus(probs_BV: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
-    """Zero what lies outside the smallest set of largest probabilities that reaches top_p (ties stay in)."""
-    width = min(_NUCLEUS_FIRST_LOOK, probs_BV.shape[1])
-    top = probs_BV.topk(width, dim=-1).values
-    if width < probs_BV.shape[1] and bool((top.sum(-1) < top_p_B).any()):  # flat: only then pay for a whole sort
-        top = probs_BV.sort(dim=-1, descending=True).values
-    before = top.cumsum(-1) - top
-    inside = before < top_p_B[:, None]
-    inside[:, 0] = True
-    least = torch.where(inside, top, torch.inf).amin(-1, keepdim=True)
-    cut = torch.where(probs_BV >= least, probs_BV, 0.0)
-    return torch.where(top_p_B[:, None] < 1, cut, probs_BV)
 
 
 def top_logprobs(logits_NV: torch.Tensor, chosen_N: torch.Tensor, k: int) -> LogprobRows:

@@ -131,7 +131,7 @@ class NativeDetector:
         return len(theirs.tokens), self.marks.totals(key_words(keys), theirs.windows, theirs.tokens)
 
     def decoy_totals(self, reading: Reading, trial: int, seed: bytes, count: int) -> tuple[int, F64]:
-        """(n, sums (count,)) of a deduplicated reading under decoys of this epoch's key; the coin stays the true one."""
+        """(n, sums (count,)) of a deduplicated reading under decoys of this epoch's key, true coin."""
         ours = reading.take(~self.account_positions(reading, trial))
         keys = key_words(self._decoys(seed, trial, count))
         return len(ours.tokens), self.marks.totals(keys, ours.windows, ours.tokens)

@@ -1,4 +1,4 @@
-"""From token ids to what is scored: positions, their identity for deduplication, and a kernel that does a whole batch."""
+"""From token ids to what is scored: the identity of a position, for deduplication, and a kernel for many documents."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _ones(z: int, depth: int) -> int:
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
 def _layer(p_N: Any, bits_N: Any, layer: int, mass: float) -> float:
-    """One layer on a block of tokens, in place; `mass` is Σ p g of all tokens. Returns the block's Σ p g of the next."""
+    """One layer on a block of tokens, in place; `mass`: Σ p g of all tokens. Returns the block's Σ p g of the next."""
     following = np.float32(0.0)
     kept = np.float32(1.0 - mass)
     for i in range(p_N.shape[0]):
