@@ -51,7 +51,11 @@ class _Bernoullis:
         self.mean = p * self.most
 
     def limit(self, s: float) -> float:
-        return float((745.0 - np.log(self.p)) / self.w.min())
+        farthest = float((745.0 - np.log(self.p)) / self.w.min())
+        theta = 1.0 / float(self.w.max())
+        while theta < farthest and self.slopes(theta)[0] < s:
+            theta *= 2.0
+        return min(theta, farthest)
 
     def exponent(self, theta: float, s: float) -> float:
         # Written from the far end, so that s near the largest possible sum cancels nothing.
@@ -161,10 +165,10 @@ def weighted_bernoullis(weights_N: NDArray[Any], p: float, s: Any) -> Any:
 
 
 def saddlepoint_exponentials(weights_N: NDArray[Any], s: float) -> float:
-    """For display, never reported: log10 P(Σ w_i E_i ≥ s) after Lugannani and Rice (1980), neither exact nor a bound."""
+    """For display, never reported: log10 P(Σ w_i E_i ≥ s), Lugannani and Rice (1980); neither exact nor a bound."""
     return float(_each(_exponentials(weights_N), s, lambda law, x: _lugannani_rice(law, x) if x > law.mean else 0.0))
 
 
 def saddlepoint_bernoullis(weights_N: NDArray[Any], p: float, s: float) -> float:
-    """For display, never reported: log10 P(Σ w_i B_i ≥ s) after Lugannani and Rice (1980), neither exact nor a bound."""
+    """For display, never reported: log10 P(Σ w_i B_i ≥ s), Lugannani and Rice (1980); neither exact nor a bound."""
     return float(_each(_bernoullis(weights_N, p), s, lambda law, x: _lugannani_rice(law, x) if x > law.mean else 0.0))

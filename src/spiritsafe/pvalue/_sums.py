@@ -21,8 +21,10 @@ from spiritsafe.pvalue._tails import F64, binomial_density, ln_gamma, poisson_de
 __all__ = ["gamma_sum"]
 
 _LEFT_OUT = -41.0  # ln of the tilted mass that may stay outside the window
+_GRID = np.logspace(-5, -0.3, 150)
 _ROW = 64
-_LONGEST = 200_000
+_WIDEST = 4_000_000  # terms in numpy
+_LONGEST = 200_000  # steps of a recursion in Python
 
 
 class _Mixture:
@@ -55,15 +57,14 @@ class _Mixture:
     def outside(self, theta: float, low: int, high: int) -> float:
         """ln of a bound on P_tilted(K < low or K > high): Chernoff's for a sum of negative binomials."""
         q = self.q / (1 - theta)
-        z_up = np.exp(-np.log(q.max()) * np.linspace(0.001, 0.999, 400))
-        z_down = np.exp(-np.linspace(0.0, 20.0, 800)[1:])
+        pole = -float(np.log(q.max()))
 
-        def best(z: F64, k: int) -> float:
-            generating = np.sum(self.shape[:, None] * (np.log1p(-q)[:, None] - np.log1p(-q[:, None] * z)), axis=0)
-            return float(np.min(generating - k * np.log(z)))
+        def best(ln_z: F64, k: int) -> float:
+            moved = np.log1p(-q)[:, None] - np.log(-np.expm1(np.log(q)[:, None] + ln_z))
+            return float(np.min(self.shape @ moved - k * ln_z))
 
-        above = best(z_up, high + 1)
-        below = best(z_down, low - 1) if low > 0 else -np.inf
+        above = best(pole * np.concatenate([_GRID, 1 - _GRID]), high + 1)
+        below = best(-pole * np.concatenate([_GRID, 1 / _GRID]), low - 1) if low > 0 else -np.inf
         return float(np.logaddexp(above, below))
 
     def window(self, theta: float) -> tuple[int, int, float]:
@@ -92,7 +93,7 @@ class _Mixture:
         for i in range(1, high + 1):
             a = tilted * (d + a)
             d = float(self.shape @ a) / i
-            if d > 1e200 or 0 < d < 1e-200:
+            if d > 1e200 or d < 1e-200:
                 offset += float(np.log(d))
                 a, d = a / d, 1.0
             out[i] = offset + np.log(d)
@@ -115,22 +116,23 @@ class _Mixture:
         theta = self.tilt(x)
         low, high, left_out = self.window(theta)
         bound = self.chernoff(theta, x)
-        if self.shape.size > 1 and high > _LONGEST:
+        if high - low > _WIDEST or (self.shape.size > 1 and high > _LONGEST):
             return bound
         terms = self.ln_probabilities(theta, low, high) + self.ln_tails(theta, low, high, x)
         return float(np.logaddexp(special.logsumexp(terms), bound + left_out))
 
 
 @overload
-def gamma_sum(shapes: Sequence[float], scales: Sequence[float], s: float) -> float: ...
+def gamma_sum(shapes: Sequence[float] | F64, scales: Sequence[float] | F64, s: float) -> float: ...
 @overload
-def gamma_sum(shapes: Sequence[float], scales: Sequence[float], s: F64) -> F64: ...
-def gamma_sum(shapes: Sequence[float], scales: Sequence[float], s: Any) -> Any:
+def gamma_sum(shapes: Sequence[float] | F64, scales: Sequence[float] | F64, s: F64) -> F64: ...
+def gamma_sum(shapes: Sequence[float] | F64, scales: Sequence[float] | F64, s: Any) -> Any:
     """log10 P(Σ scale_j·Gamma(shape_j, 1) ≥ s): exact to rounding or above the exact value, never below it.
 
     The law of two-key Gumbel scores, α·Gamma(n) + (1 − α)·Gamma(n), among others. Relative error of the p-value with
-    two scales: below 1e-9 (checked to 10^-3000); cost: 60 ms at n = 10^4. Three or more different scales whose ratio
-    would take too many terms fall back to the Chernoff bound. Zero shapes and scales add nothing; 0.0 for s ≤ 0.
+    two scales: below 1e-9 (checked to 10^-3000); cost for α = 0.1: 2 ms at n = 100, 40 ms at n = 10^5. Where that would
+    take too many terms (scales a thousand apart and long sums, or three scales and K > 200,000) the Chernoff bound is
+    returned instead. Zero shapes and scales add nothing; 0.0 for s ≤ 0.
 
     Raises:
         ValueError: shapes and scales of different lengths, a negative or infinite value, s not finite, or s > 0 where

@@ -28,10 +28,12 @@ def _stirling_error(x: F64) -> F64:
     """ln Γ(x+1) minus Stirling's approximation, for x > 0."""
     large = np.maximum(x, 10.0)
     y = 1.0 / (large * large)
-    series = 1 / 12 - y * (1 / 360 - y * (1 / 1260 - y * (1 / 1680 - y * (1 / 1188 - y * (691 / 360360)))))
-    small = np.minimum(x, 10.0)
-    direct = special.gammaln(small + 1) - (small + 0.5) * np.log(small) + small - _HALF_LN_2PI
-    return np.asarray(np.where(x >= 10.0, series / large, direct))
+    out = (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y * (1 / 1680 - y * (1 / 1188 - y * (691 / 360360)))))) / large
+    below = x < 10.0
+    if below.any():
+        small = x[below]
+        out[below] = special.gammaln(small + 1) - (small + 0.5) * np.log(small) + small - _HALF_LN_2PI
+    return np.asarray(out)
 
 
 def _deviance(x: F64, mean: F64 | float) -> F64:
