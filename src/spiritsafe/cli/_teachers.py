@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from spiritsafe.cli._output import Json, print_json
+from spiritsafe.cli._watermark_keys import PassphraseEnv, PassphraseFile
 from spiritsafe.errors import BadInput
 
 __all__ = ["register"]
@@ -35,6 +36,14 @@ def register(app: typer.Typer) -> None:
         log: Annotated[
             Path | None, typer.Option(help="Append answered requests here as JSONL, without prompts.")
         ] = None,
+        watermark: Annotated[
+            Path | None, typer.Option(metavar="KEYS.json", help="Mark every reply with this key set's current epoch.")
+        ] = None,
+        greedy: Annotated[
+            str, typer.Option(help="What becomes of requests at temperature 0 under --watermark: kgw, raise or refuse.")
+        ] = "kgw",
+        passphrase_env: PassphraseEnv = None,
+        passphrase_file: PassphraseFile = None,
     ) -> None:
         """Put local weights behind an OpenAI-compatible API."""
         from spiritsafe.teachers import serve_local
@@ -44,6 +53,14 @@ def register(app: typer.Typer) -> None:
             key = os.environ.get(api_key_env)
             if not key:
                 raise BadInput(f"--api-key-env {api_key_env}: that environment variable is not set")
+        marks = None
+        if watermark is not None:
+            from spiritsafe.config import parse_config
+            from spiritsafe.watermark._marking import MarkerConfig
+
+            given = {"keys": str(watermark), "greedy": greedy, "passphrase_env": passphrase_env}
+            secret = {"passphrase_file": None if passphrase_file is None else str(passphrase_file)}
+            marks = parse_config(given | secret, MarkerConfig, where="--watermark")
         serve_local(
             model,
             host=host,
@@ -54,6 +71,7 @@ def register(app: typer.Typer) -> None:
             max_batch=max_batch,
             dtype=dtype,
             log=log,
+            watermark=marks,
             on_ready=lambda base_url, served: typer.echo(f"serving {served} at {base_url}", err=True),
         )
 

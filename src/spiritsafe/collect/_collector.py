@@ -182,7 +182,7 @@ class Collector:
         self._ever = True
         self.tokens_out += usage.output_tokens
         reason, most = self._judge(answer)
-        raw = answer.raw or completion_bytes(answer.replies, usage, answer.model)
+        raw = answer.raw or completion_bytes(answer.replies, usage, answer.model, answer.watermark_key_id)
         kept = answer.replies[: job.request.n]
         again = job.bad < most
         rest = None if again else self._questions.after(job, len(kept))

@@ -61,6 +61,7 @@ def exchanges_of(
             split=splits.get(prompt.id, "train"),
             terms_id="unknown" if terms is None else terms.terms_id,
             terms_version="" if terms is None else terms.terms_version,
+            watermark_key_id=read.watermark_key_id,
             created=datetime.fromtimestamp(paid.ended, UTC).isoformat(timespec="seconds"),
             extra=extra,
         )

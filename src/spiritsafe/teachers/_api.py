@@ -79,7 +79,14 @@ class ApiTeacher:
             read = parse_completion(raw)
         except MalformedReply as fault:
             raise self._error("malformed", f"answered 200 with {fault}; is base_url right?", billed=True) from None
-        return Answer(read.replies, read.usage or Usage(0, 0), read.model or model_id, raw, read.usage is not None)
+        return Answer(
+            read.replies,
+            read.usage or Usage(0, 0),
+            read.model or model_id,
+            raw,
+            read.usage is not None,
+            read.watermark_key_id,
+        )
 
     async def aclose(self) -> None:
         if self._models is not None:

@@ -7,8 +7,9 @@ import contextlib
 import hmac
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import orjson
@@ -19,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from spiritsafe.errors import BadInput, Refused
 from spiritsafe.records import Sampling, SparseLogprobs, Usage
 from spiritsafe.teachers._base import TeacherError
 from spiritsafe.teachers._engine import Generation
@@ -116,10 +118,14 @@ class _Api:
         started = time.monotonic()
         asked = parse_chat_request(await _body(request), max_logprobs=self._max_logprobs)
         self._check_name(asked.model)
+        try:
+            key_id = self._teacher.key_id(asked.watermark_key_id)
+        except (BadInput, Refused) as error:
+            raise ApiError(400, str(error), param="watermark_key_id", code="invalid_watermark_key_id") from None
         prompt, sampling = self._plan(asked)
         reply = _Reply(self._name, asked, prompt)
         try:
-            call = self._teacher.start(prompt, sampling, asked.n, deltas=asked.stream)
+            call = self._teacher.start(prompt, sampling, asked.n, deltas=asked.stream, key_id=key_id)
         except TeacherError as error:
             raise _as_api_error(error) from None
 
@@ -212,13 +218,14 @@ class _Reply:
             for index, g in enumerate(done)
         ]
         shown = self.prompt if self.asked.return_token_ids else None
-        return answer(**self._head, choices=choices, usage=self._usage(), prompt_token_ids=shown)
+        return answer(**self._head, choices=choices, usage=self._usage(), prompt_token_ids=shown) | _marks(call)
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes]:
         """Server-sent events, the final [DONE] included. An engine failure becomes an error event."""
         shown = self.prompt if self.asked.return_token_ids else None
         for index in range(self.asked.n):
-            yield self._chunk(chunk_choice(index, {"role": "assistant", "content": ""}), prompt_token_ids=shown)
+            first = chunk_choice(index, {"role": "assistant", "content": ""})
+            yield self._chunk(first, prompt_token_ids=shown, extra=_marks(call))
             shown = None
         try:
             async for index, event in call.events():
@@ -237,9 +244,15 @@ class _Reply:
                 yield sse_event(chunk(**self._head, choices=[], usage=self._usage(), show_usage=True))
         yield SSE_DONE
 
-    def _chunk(self, choice: dict[str, Any], prompt_token_ids: tuple[int, ...] | None = None) -> bytes:
+    def _chunk(
+        self,
+        choice: dict[str, Any],
+        prompt_token_ids: tuple[int, ...] | None = None,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> bytes:
         show = self.asked.include_usage
-        return sse_event(chunk(**self._head, choices=[choice], show_usage=show, prompt_token_ids=prompt_token_ids))
+        body = chunk(**self._head, choices=[choice], show_usage=show, prompt_token_ids=prompt_token_ids)
+        return sse_event({**body, **extra})
 
     def _usage(self) -> Usage:
         return Usage(len(self.prompt), self.generated)
@@ -248,6 +261,12 @@ class _Reply:
         if logprobs is None:
             return None
         return logprob_entries(logprobs, self.asked.top_logprobs, token_ids if self.asked.tokens_as_ids else None)
+
+
+def _marks(call: Call) -> dict[str, str]:
+    """What an answer says of its marks: the key's id and, for a greedy request, what it became."""
+    said = {"watermark_key_id": call.watermark_key_id, "watermark_greedy": call.watermark_greedy}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 class _EventStream(Response):

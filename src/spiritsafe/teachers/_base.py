@@ -17,6 +17,7 @@ Kind = Literal["auth", "bad_request", "rate_limited", "server", "timeout", "netw
 class Answer:
     """What came back for one `Request`: its n replies and what the call used.
 
+    watermark_key_id: the key that the teacher says it marked the replies with.
     raw: the answer's body as an API sent it, where there is one.
     usage_reported: False if the API did not say what the call used; `usage` is then zero and means nothing.
     """
@@ -26,6 +27,7 @@ class Answer:
     model: str
     raw: bytes | None = None
     usage_reported: bool = True
+    watermark_key_id: str | None = None
 
 
 class TeacherError(SpiritsafeError):

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from spiritsafe.config import StrictModel
 from spiritsafe.errors import BadInput
 from spiritsafe.spend import FREE, Price
+from spiritsafe.watermark._marking import MarkerConfig
 
 if TYPE_CHECKING:
     from spiritsafe.teachers._base import Teacher
@@ -27,6 +28,7 @@ class TeacherConfig(StrictModel):
     price: what the API charges; local weights cost nothing.
     weights: a local copy of a *served* teacher's weights, for what an API cannot give (pruning, full logits).
     max_batch: prompts that local weights answer together.
+    watermark: mark what local weights answer, with this key set's current epoch and house slot.
     """
 
     model: str | None = None
@@ -40,6 +42,7 @@ class TeacherConfig(StrictModel):
     dtype: str = "auto"
     timeout_s: float = Field(default=120.0, gt=0)
     max_batch: int = Field(default=32, ge=1)
+    watermark: MarkerConfig | None = None
 
     @field_validator("base_url")
     @classmethod
@@ -65,6 +68,8 @@ class TeacherConfig(StrictModel):
             raise ValueError("a served teacher needs model, the name to ask the API for")
         if self.path is not None and self.weights is not None:
             raise ValueError("weights is for served teachers; with path the weights are already local")
+        if self.base_url is not None and self.watermark is not None:
+            raise ValueError("watermark is for local weights (path); a served teacher marks, or not, where it runs")
         return self
 
     @property
@@ -105,17 +110,24 @@ def open_teacher(config: TeacherConfig) -> Teacher:
     """Whatever answers for `config`. Loads local weights; contacts no API yet. Close it with `aclose`.
 
     Raises:
-        BadInput: the key is missing, or the weights cannot be read.
+        BadInput: the key is missing, the weights or the watermark's keys cannot be read, or these belong to another
+            tokenizer.
     """
     if config.path is not None:
         from spiritsafe.teachers._local import LocalTeacher
 
+        markers = None
+        if config.watermark is not None:
+            from spiritsafe.watermark._marker import Markers
+
+            markers = Markers.open(config.watermark)  # before the weights: a wrong key file is told at once
         return LocalTeacher(
             config.path,
             model=config.model_id,
             revision=config.revision,
             dtype=config.dtype,
             max_batch=config.max_batch,
+            markers=markers,
         )
     from spiritsafe.teachers._api import ApiTeacher
 

@@ -10,13 +10,19 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from spiritsafe.errors import BadInput
+from spiritsafe.errors import BadInput, Refused
 from spiritsafe.records import Message, Reply, Request, Sampling, TeacherInfo, Usage
 from spiritsafe.teachers._base import Answer, TeacherError
 from spiritsafe.teachers._engine import Delta, Engine, GenerateJob, Generation, Ticket
+from spiritsafe.teachers._sampling import generator
 from spiritsafe.teachers._weights import Weights, load_weights
 from spiritsafe.tokens import prompt_ids
+
+if TYPE_CHECKING:
+    from spiritsafe.keys import KeyId
+    from spiritsafe.watermark._marker import Marker, Markers
 
 __all__ = ["Call", "LocalTeacher"]
 
@@ -30,9 +36,10 @@ class LocalTeacher:
 
     source: see `load_weights`; or weights already loaded.  model: the name replies carry.
     revision: see `load_weights`.  max_batch: replies generated together.
+    markers: mark every reply.
 
     Raises:
-        BadInput: the weights cannot be loaded.
+        BadInput: the weights cannot be loaded, or the marks are for another tokenizer.
     """
 
     def __init__(
@@ -44,8 +51,12 @@ class LocalTeacher:
         dtype: str = "auto",
         device: str = "auto",
         max_batch: int = 32,
+        markers: Markers | None = None,
     ) -> None:
         self.weights = source if isinstance(source, Weights) else load_weights(source, dtype, device, revision)
+        if markers is not None:
+            markers.check_tokenizer(self.weights.tokenizer_hash, self.weights.source)
+        self._markers = markers
         self.engine = Engine(self.weights, max_batch)
         name = Path(self.weights.source)
         self._info = TeacherInfo(
@@ -85,29 +96,62 @@ class LocalTeacher:
             TeacherError: the request cannot be run, or the engine failed.
         """
         prompt = self.prompt_ids(request.prompt.messages)
-        done = await self.start(prompt, request.sampling, request.n).results()
+        call = self.start(prompt, request.sampling, request.n)
+        done = await call.results()
         replies = tuple(Reply(g.text, g.finish_reason, g.token_ids, g.logprobs) for g in done)
         usage = Usage(len(prompt), sum(len(g.token_ids) for g in done))
-        return Answer(replies, usage, self._info.model)
+        return Answer(replies, usage, self._info.model, watermark_key_id=call.watermark_key_id)
 
-    def start(self, prompt: tuple[int, ...], sampling: Sampling, n: int = 1, *, deltas: bool = False) -> Call:
+    def key_id(self, asked: str | None) -> KeyId | None:
+        """The key id that a request for `asked` is marked under; None if this teacher makes no marks.
+
+        Raises:
+            BadInput: no such key here, or this teacher makes no marks.
+            Refused: that key marks no more.
+        """
+        if self._markers is not None:
+            return self._markers.key_id(asked)
+        if asked is not None:
+            raise BadInput("this teacher makes no marks; leave watermark_key_id out, or start it with --watermark")
+        return None
+
+    def start(
+        self,
+        prompt: tuple[int, ...],
+        sampling: Sampling,
+        n: int = 1,
+        *,
+        deltas: bool = False,
+        key_id: KeyId | None = None,
+    ) -> Call:
         """Begin n replies. Call it on a running event loop, and cancel what you do not read to its end.
 
-        deltas: also deliver each step's `Delta`.
+        deltas: also deliver each step's `Delta`.  key_id: from `key_id`; a teacher that marks has a default.
 
         Raises:
             TeacherError: the request cannot be run (`bad_request`), or the teacher is closed (`server`).
         """
         if self._closed:
             raise TeacherError("server", "the teacher is closed; open it again")
-        jobs = [GenerateJob(prompt, sampling, index) for index in range(n)]
         try:
+            markers = [self._marker(key_id, sampling, index) for index in range(n)]
+            jobs = [GenerateJob(prompt, sampling, index, processor=m) for index, m in enumerate(markers)]
             self.engine.check(jobs[0])
-        except BadInput as error:
+        except (BadInput, Refused) as error:
             raise TeacherError("bad_request", str(error)) from None
-        call = Call(n, asyncio.get_running_loop())
+        call = Call(n, asyncio.get_running_loop(), markers[0])
         self._inbox.put(functools.partial(self._begin, jobs, call, deltas))
         return call
+
+    def _marker(self, key_id: KeyId | None, sampling: Sampling, index: int) -> Marker | None:
+        if self._markers is None:
+            return None
+        return self._markers.marker(
+            key_id or self._markers.key_id(),
+            generator(sampling.seed, index),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+        )
 
     async def aclose(self) -> None:
         """Stop the engine; whoever still waits gets a `TeacherError`."""
@@ -165,9 +209,14 @@ class LocalTeacher:
 
 
 class Call:
-    """n replies on their way from the engine's thread to a coroutine."""
+    """n replies on their way from the engine's thread to a coroutine.
 
-    def __init__(self, n: int, loop: asyncio.AbstractEventLoop) -> None:
+    watermark_key_id: the key they are marked with.  watermark_greedy: what became of a greedy request.
+    """
+
+    def __init__(self, n: int, loop: asyncio.AbstractEventLoop, marker: Marker | None = None) -> None:
+        self.watermark_key_id = None if marker is None else str(marker.key_id)
+        self.watermark_greedy = None if marker is None else marker.greedy
         self._unfinished = n
         self._loop = loop
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from spiritsafe.errors import BadInput
 from spiritsafe.teachers._app import app_for
 from spiritsafe.teachers._local import LocalTeacher
+from spiritsafe.watermark._marking import MarkerConfig
 
 __all__ = ["bind", "serve_app", "serve_local"]
 
@@ -33,20 +34,28 @@ def serve_local(
     max_batch: int = 32,
     dtype: str = "auto",
     log: Path | None = None,
+    watermark: MarkerConfig | None = None,
     on_ready: Callable[[str, str], None] | None = None,
 ) -> None:
     """Serve local weights over an OpenAI-compatible API until SIGINT or SIGTERM; replies under way get 5 s.
 
     source: see `load_weights`.  port: 0 picks a free one.  log, api_key, max_logprobs: see `app_for`.
+    watermark: mark every reply.
     on_ready: called with the base URL (ending in /v1) and the model's name once requests are accepted.
 
     Raises:
-        BadInput: the address is taken or unusable, the log cannot be written, or the weights cannot be loaded.
+        BadInput: the address is taken or unusable, the log cannot be written, the weights or the watermark's keys
+            cannot be loaded, or these belong to another tokenizer.
     """
     with contextlib.closing(bind(host, port)) as listener:  # before the slow part: a taken port is told at once
         if log is not None:
             _check_log(log)
-        teacher = LocalTeacher(source, model=model_name, dtype=dtype, max_batch=max_batch)
+        markers = None
+        if watermark is not None:
+            from spiritsafe.watermark._marker import Markers
+
+            markers = Markers.open(watermark)
+        teacher = LocalTeacher(source, model=model_name, dtype=dtype, max_batch=max_batch, markers=markers)
         app = app_for(teacher, api_key=api_key, max_logprobs=max_logprobs, log=log)
         asyncio.run(serve_app(app, listener, lambda base_url: on_ready and on_ready(base_url, teacher.info.model)))
 

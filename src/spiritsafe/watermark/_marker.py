@@ -11,41 +11,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from numba import njit
 
-from spiritsafe.config import StrictModel
 from spiritsafe.errors import BadInput, Refused
 from spiritsafe.keys import HOUSE_SLOT, SLOTS, KeyId, KeySet, load_keys, read_passphrase
 from spiritsafe.watermark._distribution import distribution, invert
-from spiritsafe.watermark._marking import SchemeName
+from spiritsafe.watermark._marking import GREEDY_BELOW, Greedy, MarkerConfig, SchemeName
 from spiritsafe.watermark._native import coin_threshold, marking_of
 from spiritsafe.watermark._packing import coin_is_account
-from spiritsafe.watermark._prf import U32, U64, context_hash, key_words
+from spiritsafe.watermark._prf import U32, U64, Word, context_hash, key_words
 from spiritsafe.watermark._types import Scheme
 from spiritsafe.watermark.schemes import Kgw, scheme_for
 
-__all__ = ["GREEDY_BELOW", "Greedy", "Marker", "MarkerConfig", "Markers", "choose_marked", "one_hot"]
-
-Greedy = Literal["kgw", "raise", "refuse"]
-GREEDY_BELOW = 0.05  # a reply this cold is greedy for all a sampled mark could do in it
-
-
-class MarkerConfig(StrictModel):
-    """Whose marks a teacher makes.
-
-    keys: path of a key set.  greedy: what becomes of requests at temperature 0: "kgw" biases the greedy choice towards
-    green tokens, "raise" samples at `least_temperature` instead, "refuse" refuses them.
-    passphrase_env: environment variable with the key file's passphrase, if it has one.
-    """
-
-    keys: str
-    greedy: Greedy = "kgw"
-    least_temperature: float = 0.7
-    passphrase_env: str | None = None
+__all__ = ["Marker", "Markers", "choose_marked", "one_hot"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +50,6 @@ class Markers:
     def __init__(self, keys: KeySet, greedy: Greedy = "kgw", least_temperature: float = 0.7) -> None:
         self.keys, self.greedy, self.least_temperature = keys, greedy, least_temperature
         self.marking = marking_of(keys)
-        if least_temperature < GREEDY_BELOW:
-            raise BadInput(f"least_temperature is {least_temperature:g}; raise it to at least {GREEDY_BELOW:g}")
 
     @classmethod
     def open(cls, config: MarkerConfig) -> Markers:
@@ -79,7 +58,8 @@ class Markers:
         Raises:
             BadInput: the key file cannot be read, or its marking is not understood.
         """
-        keys = load_keys(Path(config.keys), read_passphrase(config.passphrase_env, None))
+        secret = None if config.passphrase_file is None else Path(config.passphrase_file)
+        keys = load_keys(Path(config.keys), read_passphrase(config.passphrase_env, secret))
         return cls(keys, config.greedy, config.least_temperature)
 
     def check_tokenizer(self, tokenizer_hash: str | None, where: str) -> None:
@@ -281,7 +261,7 @@ def _greedy(
 
 
 @njit(cache=True)
-def _hash(window_k: U32, coin_2: U64, below: Any, epoch_2: U64, account_2: U64) -> int:
+def _hash(window_k: U32, coin_2: U64, below: Word, epoch_2: U64, account_2: U64) -> Word:
     """The context's hash under the key its coin gives it to."""
     if below > 0 and coin_is_account(context_hash(coin_2[0], coin_2[1], window_k), below):
         return context_hash(account_2[0], account_2[1], window_k)

@@ -1,4 +1,4 @@
-"""How a key set marks: the scheme and its settings, as they stand in the key file."""
+"""How a key set marks (its settings, as they stand in the key file), and whose marks a teacher makes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pydantic import Field, model_validator
 
 from spiritsafe.config import StrictModel
 
-__all__ = ["Marking", "SchemeName"]
+__all__ = ["GREEDY_BELOW", "Greedy", "MarkerConfig", "Marking", "SchemeName"]
 
 SchemeName = Literal["gumbel-dual", "kgw", "synthid"]
+Greedy = Literal["kgw", "raise", "refuse"]
+GREEDY_BELOW = 0.05  # a reply this cold is greedy for all a sampled mark could do in it
 
 
 class Marking(StrictModel):
@@ -43,3 +45,18 @@ class Marking(StrictModel):
             return self
         kept = self.model_dump(exclude={"scheme", "depth"})
         return Marking(scheme=scheme, **kept)
+
+
+class MarkerConfig(StrictModel):
+    """Whose marks a teacher makes.
+
+    keys: path of a key set.  greedy: what becomes of requests at temperature 0: "kgw" biases the greedy choice towards
+    green tokens, "raise" samples at `least_temperature` instead, "refuse" refuses them.
+    passphrase_env, passphrase_file: where the key file's passphrase is, if it has one.
+    """
+
+    keys: str
+    greedy: Greedy = "kgw"
+    least_temperature: float = Field(default=0.7, ge=GREEDY_BELOW, le=2)
+    passphrase_env: str | None = None
+    passphrase_file: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit, uint64
 
-from spiritsafe.watermark._prf import LANES, U32, U64, context_hash, hash_contexts, message_words
+from spiritsafe.watermark._prf import LANES, U32, U64, Word, context_hash, hash_contexts, message_words
 
 __all__ = ["coin_is_account", "identities", "unique_hashes"]
 
@@ -17,7 +17,7 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @njit(inline="always")
-def _identity(ids_W: U32) -> int:
+def _identity(ids_W: U32) -> Word:
     """What names a (context, token) pair: its ids packed, or for large ids and wide contexts an unkeyed hash.
 
     The top bit tells the two apart. A collision of hashes loses a score, whatever the key: it cannot create evidence.
@@ -45,14 +45,14 @@ def identities(ids_T: U32, start: int, k: int) -> U64:
 
 
 @njit(inline="always")
-def coin_is_account(h: int, below: int) -> bool:
+def coin_is_account(h: Word, below: Word) -> Any:
     """Whether a coin's hash gives a context to the account's key: its top 53 bits, as a number, are below `below`."""
     return (h >> uint64(11)) < below
 
 
 @njit(cache=True, nogil=True)
 def unique_hashes(
-    ids_T: U32, offsets_D1: Any, firsts_D: Any, k: int, coin_2: U64, below: int, key_2: U64
+    ids_T: U32, offsets_D1: Any, firsts_D: Any, k: int, coin_2: U64, below: Word, key_2: U64
 ) -> tuple[U64, U32, Any]:
     """Context hashes under `key_2` and tokens of what the epoch key speaks for, each pair once a document.
 

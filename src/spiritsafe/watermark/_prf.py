@@ -12,6 +12,8 @@ Stafford's mix 13.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, uint64
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ __all__ = [
     "PRF_VERSION",
     "U32",
     "U64",
+    "Word",
     "context_hash",
     "context_hashes",
     "hash_contexts",
@@ -35,6 +38,7 @@ __all__ = [
 PRF_VERSION = 1
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
+Word = Any  # a uint64 inside numba
 
 _PHI = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -56,12 +60,12 @@ def key_words(keys: bytes | NDArray[np.uint8]) -> U64:
 
 
 @njit(inline="always")
-def _rotl(x: int, b: int) -> int:
+def _rotl(x: Word, b: int) -> Word:
     return uint64((x << uint64(b)) | (x >> uint64(64 - b)))
 
 
 @njit(inline="always")
-def _round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
+def _round(v0: Word, v1: Word, v2: Word, v3: Word) -> tuple[Word, Word, Word, Word]:
     v0 += v1
     v1 = _rotl(v1, 13) ^ v0
     v0 = _rotl(v0, 32)
@@ -76,7 +80,7 @@ def _round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
 
 
 @njit(inline="always")
-def _start(k0: int, k1: int) -> tuple[int, int, int, int]:
+def _start(k0: Word, k1: Word) -> tuple[Word, Word, Word, Word]:
     return (
         k0 ^ uint64(0x736F6D6570736575),
         k1 ^ uint64(0x646F72616E646F6D),
@@ -86,14 +90,14 @@ def _start(k0: int, k1: int) -> tuple[int, int, int, int]:
 
 
 @njit(inline="always")
-def _absorb(v0: int, v1: int, v2: int, v3: int, m: int) -> tuple[int, int, int, int]:
+def _absorb(v0: Word, v1: Word, v2: Word, v3: Word, m: Word) -> tuple[Word, Word, Word, Word]:
     v0, v1, v2, v3 = _round(v0, v1, v2, v3 ^ m)
     v0, v1, v2, v3 = _round(v0, v1, v2, v3)
     return v0 ^ m, v1, v2, v3
 
 
 @njit(inline="always")
-def _finish(v0: int, v1: int, v2: int, v3: int) -> int:
+def _finish(v0: Word, v1: Word, v2: Word, v3: Word) -> Word:
     v0, v1, v2, v3 = _round(v0, v1, v2 ^ uint64(0xFF), v3)
     v0, v1, v2, v3 = _round(v0, v1, v2, v3)
     v0, v1, v2, v3 = _round(v0, v1, v2, v3)
@@ -102,7 +106,7 @@ def _finish(v0: int, v1: int, v2: int, v3: int) -> int:
 
 
 @njit(inline="always")
-def context_hash(k0: int, k1: int, window_k: U32) -> int:
+def context_hash(k0: Word, k1: Word, window_k: U32) -> Word:
     """SipHash-2-4 of k uint32 tokens under the key (k0, k1); callable from numba."""
     v0, v1, v2, v3 = _start(k0, k1)
     k = window_k.shape[0]
@@ -117,7 +121,7 @@ def context_hash(k0: int, k1: int, window_k: U32) -> int:
 
 
 @njit(inline="always")
-def mix(h: int, token: int) -> int:
+def mix(h: Word, token: Word) -> Word:
     """The value z of `token` after a context with hash h; callable from numba."""
     z = h + (uint64(token) + uint64(1)) * _PHI
     z = (z ^ (z >> uint64(30))) * _MIX1
@@ -126,7 +130,7 @@ def mix(h: int, token: int) -> int:
 
 
 @njit(inline="always")
-def uniform(z: int) -> float:
+def uniform(z: Word) -> float:
     """z as a uniform in (0, 1); callable from numba."""
     return (np.float64(np.int64(z >> uint64(12))) + 0.5) * _UNIT  # signed: the conversion SIMD has
 
@@ -147,7 +151,7 @@ def message_words(windows_Nk: U32) -> U64:
 
 
 @njit(cache=True)
-def hash_contexts(k0: int, k1: int, words_WN: U64, state_4L: U64, out_N: U64) -> None:
+def hash_contexts(k0: Word, k1: Word, words_WN: U64, state_4L: U64, out_N: U64) -> None:
     """Hashes of N ≤ LANES contexts under one key, into `out_N`; `state_4L` is scratch. Callable from numba."""
     v0, v1, v2, v3 = state_4L[0], state_4L[1], state_4L[2], state_4L[3]
     count = out_N.shape[0]
@@ -193,7 +197,7 @@ def context_hashes(key_2: U64, windows_Nk: U32) -> U64:
 @njit(cache=True, nogil=True)
 def values(key_2: U64, windows_Nk: U32, tokens_N: U32) -> U64:
     """PRF values z (N,) of N (context, token) pairs under one key of two words."""
-    out = context_hashes(key_2, windows_Nk)
+    out: U64 = context_hashes(key_2, windows_Nk)
     for n in range(out.shape[0]):
         out[n] = mix(out[n], tokens_N[n])
     return out

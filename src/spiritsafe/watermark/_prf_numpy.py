@@ -38,7 +38,8 @@ def values(hashes_N: U64, tokens_N: U32) -> U64:
     z = hashes_N + (tokens_N.astype(np.uint64) + np.uint64(1)) * _PHI
     z = (z ^ (z >> np.uint64(30))) * _MIX1
     z = (z ^ (z >> np.uint64(27))) * _MIX2
-    return z ^ (z >> np.uint64(31))
+    mixed: U64 = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def uniforms(z_N: U64) -> F64:

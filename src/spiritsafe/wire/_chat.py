@@ -72,6 +72,7 @@ _USED = {
     "stream_options",
     "return_token_ids",
     "return_tokens_as_token_ids",
+    "watermark_key_id",
 }
 
 
@@ -80,7 +81,7 @@ class ChatRequest:
     """A valid request. `max_tokens` None: as many as fit. `top_logprobs` counts only if `logprobs` is true.
 
     return_token_ids: answer with `token_ids` and `prompt_token_ids`.  tokens_as_ids: name tokens in log-probabilities
-    "token_id:N" (both as vLLM does).
+    "token_id:N" (both as vLLM does).  watermark_key_id: the id of the key to mark with (this project's own field).
     """
 
     model: str
@@ -97,6 +98,7 @@ class ChatRequest:
     include_usage: bool = False
     return_token_ids: bool = False
     tokens_as_ids: bool = False
+    watermark_key_id: str | None = None
 
 
 def parse_chat_request(body: bytes, *, max_logprobs: int = 20, max_n: int = 128) -> ChatRequest:
@@ -139,6 +141,7 @@ def parse_chat_request(body: bytes, *, max_logprobs: int = 20, max_n: int = 128)
         include_usage=_include_usage(data.get("stream_options"), stream),
         return_token_ids=fields.flag("return_token_ids"),
         tokens_as_ids=fields.flag("return_tokens_as_token_ids"),
+        watermark_key_id=fields.maybe_text("watermark_key_id"),
     )
 
 
@@ -167,6 +170,9 @@ class _Fields:
         if not value:
             raise ApiError(400, f"{name} is missing", param=name)
         return value
+
+    def maybe_text(self, name: str) -> str | None:
+        return self._typed(name, str, "a string")
 
     def whole(self, name: str, least: int, most: int | None) -> int | None:
         what = f"a whole number, at least {least}" if most is None else f"a whole number from {least} to {most}"

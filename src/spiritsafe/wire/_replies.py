@@ -17,7 +17,8 @@ __all__ = ["Completion", "MalformedReply", "completion_bytes", "parse_completion
 class Completion(NamedTuple):
     """An answer as read. usage: None if the API does not report it.
 
-    tokenizer_hash, template_hash: whose token ids these are, where the server says so (this project's does).
+    tokenizer_hash, template_hash: whose token ids these are; watermark_key_id: the key the replies are marked with;
+        where the server says so (this project's does).
     """
 
     replies: tuple[Reply, ...]
@@ -25,8 +26,10 @@ class Completion(NamedTuple):
     model: str
     tokenizer_hash: str | None = None
     template_hash: str | None = None
+    watermark_key_id: str | None = None
 
 
+_SAID = ("tokenizer_hash", "template_hash", "watermark_key_id")
 _ID_TOKEN = "token_id:"  # noqa: S105 — how vLLM writes a token it names by id
 _FINISH: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -104,11 +107,11 @@ def parse_completion(raw: bytes) -> Completion:
         usage = _usage(data.get("usage"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MalformedReply(f"not a chat completion ({type(error).__name__}: {error}): {snippet(raw)}") from None
-    whose = {key: data[key] for key in ("tokenizer_hash", "template_hash") if isinstance(data.get(key), str)}
+    whose = {key: data[key] for key in _SAID if isinstance(data.get(key), str)}
     return Completion(replies, usage, str(data.get("model") or ""), **whose)
 
 
-def completion_bytes(replies: Sequence[Reply], usage: Usage, model: str) -> bytes:
+def completion_bytes(replies: Sequence[Reply], usage: Usage, model: str, watermark_key_id: str | None = None) -> bytes:
     """An answer as a chat completion body that `parse_completion` reads back unchanged; local answers are stored so."""
     choices = [
         {
@@ -125,7 +128,8 @@ def completion_bytes(replies: Sequence[Reply], usage: Usage, model: str) -> byte
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
     counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
-    return orjson.dumps({"model": model, "choices": choices, "usage": counts | details})
+    body = {"model": model, "choices": choices, "usage": counts | details}
+    return orjson.dumps(body if watermark_key_id is None else body | {"watermark_key_id": watermark_key_id})
 
 
 def snippet(raw: bytes, limit: int = 120) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange, uint64
 
 from spiritsafe import pvalue
-from spiritsafe.watermark._prf import LANES, U32, U64, hash_keys, message_words, mix
+from spiritsafe.watermark._prf import LANES, U32, U64, Word, hash_keys, message_words, mix
 from spiritsafe.watermark._types import F64
 
 __all__ = ["Kgw"]
@@ -64,7 +64,7 @@ class Kgw:
 
 
 @njit(cache=True, nogil=True)
-def _green(hashes_B: U64, vocab: int, below: int) -> Any:
+def _green(hashes_B: U64, vocab: int, below: Word) -> Any:
     out = np.empty((hashes_B.shape[0], vocab), np.bool_)
     for b in range(hashes_B.shape[0]):
         h, row = hashes_B[b], out[b]
@@ -74,7 +74,7 @@ def _green(hashes_B: U64, vocab: int, below: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _scores(hashes_N: U64, tokens_N: U32, below: int) -> F64:
+def _scores(hashes_N: U64, tokens_N: U32, below: Word) -> F64:
     out = np.empty(hashes_N.shape[0])
     for n in range(hashes_N.shape[0]):
         out[n] = 1.0 if mix(hashes_N[n], tokens_N[n]) < below else 0.0
@@ -82,7 +82,7 @@ def _scores(hashes_N: U64, tokens_N: U32, below: int) -> F64:
 
 
 @njit(cache=True, nogil=True)
-def _sums(hashes_N: U64, tokens_N: U32, ends_D: Any, below: int) -> F64:
+def _sums(hashes_N: U64, tokens_N: U32, ends_D: Any, below: Word) -> F64:
     out = np.zeros(ends_D.shape[0])
     start = 0
     for d in range(ends_D.shape[0]):
@@ -95,7 +95,7 @@ def _sums(hashes_N: U64, tokens_N: U32, ends_D: Any, below: int) -> F64:
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def _totals(keys_K2: U64, words_WN: U64, tokens_N: U32, below: int) -> F64:
+def _totals(keys_K2: U64, words_WN: U64, tokens_N: U32, below: Word) -> F64:
     count = keys_K2.shape[0]
     out = np.zeros(count)
     words_NW = np.ascontiguousarray(words_WN.T)

@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit, prange, uint32, uint64
 
 from spiritsafe import pvalue
-from spiritsafe.watermark._prf import LANES, U32, U64, hash_keys, message_words, mix
+from spiritsafe.watermark._prf import LANES, U32, U64, Word, hash_keys, message_words, mix
 from spiritsafe.watermark._types import F64
 
 __all__ = ["SynthId"]
@@ -67,7 +67,7 @@ class SynthId:
 
 
 @njit(inline="always")
-def _ones(z: int, depth: int) -> int:
+def _ones(z: Word, depth: int) -> Word:
     """How many of the top `depth` bits are set (the usual SWAR count, which SIMD can do)."""
     v = z >> uint64(64 - depth)
     v -= (v >> uint64(1)) & uint64(0x5555555555555555)
@@ -80,7 +80,7 @@ def _ones(z: int, depth: int) -> int:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _layer(p_N: Any, bits_N: Any, layer: int, mass: float) -> float:
+def _layer(p_N: Any, bits_N: Any, layer: int, mass: float) -> Any:
     """One layer on a block of tokens, in place; `mass`: Σ p g of all tokens. Returns the block's Σ p g of the next."""
     following = np.float32(0.0)
     kept = np.float32(1.0 - mass)
