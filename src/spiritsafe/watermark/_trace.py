@@ -1,0 +1,217 @@
+"""Whose account is a marked text from?
+
+Null hypothesis of an account: the text does not depend on that account's key. A text from other accounts, from nobody
+or by hand satisfies it, so what is reported of the wrong accounts stays below the level whoever wrote the text.
+Access: the key set and the list of accounts.  Cost: about half a second a million accounts and document.
+What it cannot show: who used the account, or that a text which names nobody is from nobody.
+
+First the epoch layer, which all accounts share, has to reach `gate`: if it does not, nobody is named, and a million
+keys are not tried. Then every account's key of that epoch is tried on the positions that the coin gives to accounts,
+with the scheme's exact tail. All accounts are tried on the same positions, so the largest sums are the smallest
+p-values. Their correction is Holm's over all accounts given (Bonferroni's for the first), and those at or below `level`
+are named.
+
+Source: brute force over keys with an exact p and a family-wise correction, as Fernandez et al., "Three bricks to
+consolidate watermarks for large language models" (2023), §4.4; the epoch test first answers Fu and Russell (2025).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spiritsafe import pvalue
+from spiritsafe.errors import BadInput
+from spiritsafe.keys import KEY_BYTES, KeySet
+from spiritsafe.progress import Progress, Silent
+from spiritsafe.watermark._accounts import Accounts
+from spiritsafe.watermark._marking import Marking, SchemeName
+from spiritsafe.watermark._native import NativeDetector
+from spiritsafe.watermark._prf import U32
+from spiritsafe.watermark._seen import DocumentSeen, Seen
+from spiritsafe.watermark._types import F64, Reading
+
+__all__ = ["Candidate", "Traced", "Tracer"]
+
+_BLOCK = 1 << 16  # accounts a call: often enough for progress
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An account that is named.
+
+    log10_p: of this account alone.  log10_p_family: corrected for all accounts tried (Holm).
+    opened: the account's key of this epoch was opened, so that others could have written in its name.
+    """
+
+    account: str
+    slot: int
+    log10_p: float
+    log10_p_family: float
+    opened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What a text gives away.
+
+    n_scored, log10_p, epoch, epochs_tried: the epoch layer's test, best epoch, corrected for the epochs tried.
+    passed: whether it reached the gate. If not, no account was tried.
+    n_account: positions scored for accounts.  accounts: how many were tried, or would have been.
+    """
+
+    n_tokens: int
+    n_scored: int
+    log10_p: float
+    epoch: str | None
+    epochs_tried: int
+    passed: bool
+    n_account: int
+    candidates: tuple[Candidate, ...]
+    accounts: int
+
+
+class Tracer:
+    """Tries accounts of a key set on texts. Account keys are derived once an epoch and kept (16 bytes each).
+
+    gate: level of the epoch layer's test.  level: family-wise level over all accounts of one text.
+    top: the most accounts that are named.  epochs: names, as for `NativeDetector`.
+    scheme: read another scheme's marks, such as the KGW marks of greedy replies.
+
+    Raises:
+        BadInput: a level outside (0, 1), no such epoch, or a key set that marks no accounts.
+    """
+
+    def __init__(
+        self,
+        keys: KeySet,
+        accounts: Accounts,
+        *,
+        marking: Marking | None = None,
+        level: float = 1e-6,
+        gate: float = 1e-3,
+        top: int = 5,
+        epochs: list[str] | None = None,
+        scheme: SchemeName | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        for name, value in (("--level", level), ("--gate", gate)):
+            if not 0 < value < 1:
+                raise BadInput(f"{name} {value:g}: a level lies between 0 and 1, such as 1e-6")
+        if top < 1:
+            raise BadInput(f"--top {top}: at least 1")
+        self.detector = NativeDetector(keys, marking, epochs, scheme)
+        if self.detector.marking.account_share == 0:
+            raise BadInput(f"{keys.id}: its marking has account_share 0, so that no text carries an account's mark")
+        self.keys, self.accounts = keys, accounts
+        self.log10_level, self.log10_gate, self.top = math.log10(level), math.log10(gate), top
+        self._progress = progress or Silent()
+        self._account_keys: dict[int, bytes] = {}
+        self._seen = DocumentSeen()
+
+    @property
+    def fewest(self) -> int:
+        """The fewest positions of the account layer that can name anybody at this level among so many accounts."""
+        return self.detector.fewest(self.log10_level - math.log10(len(self.accounts)))
+
+    def trace(self, ids_T: U32, first: int = 0) -> Traced:
+        """Trace one text; ids before `first` are the prompt, read but never scored."""
+        reading = self.detector.read(ids_T, first)
+        return self._traced(reading.take(self._seen.first(reading.inputs)), len(ids_T) - first)
+
+    def trace_pool(self, texts: Iterable[tuple[U32, int]]) -> Traced:
+        """Trace texts (ids, first) that are thought to come from the same account or accounts, as one.
+
+        A (context, token) pair counts once in all of them.
+        """
+        seen, readings, tokens = Seen(), [], 0
+        for ids_T, first in texts:
+            reading = self.detector.read(ids_T, first)
+            readings.append(reading.take(seen.add(reading.inputs)))
+            tokens += len(ids_T) - first
+        return self._traced(_joined(readings) if readings else self.detector.read(np.empty(0, np.uint32), 0), tokens)
+
+    def _traced(self, reading: Reading, n_tokens: int) -> Traced:
+        tests = []
+        for trial in range(len(self.detector.trials)):
+            scores = self.detector.scores(reading, trial)
+            n = int(scores.counted.sum())
+            tests.append((self.detector.log10_tail(n, float(scores.values[scores.counted].sum())), trial, n))
+        log10_p, trial, n_scored = min(tests)
+        log10_p = pvalue.bonferroni(log10_p, len(tests))
+        passed = log10_p <= self.log10_gate
+        n_account, candidates = self._candidates(reading, trial) if passed else (0, ())
+        return Traced(
+            n_tokens=n_tokens,
+            n_scored=n_scored,
+            log10_p=log10_p,
+            epoch=self.detector.trials[trial],
+            epochs_tried=len(tests),
+            passed=passed,
+            n_account=n_account,
+            candidates=candidates,
+            accounts=len(self.accounts),
+        )
+
+    def _candidates(self, reading: Reading, trial: int) -> tuple[int, tuple[Candidate, ...]]:
+        n, totals = self.account_totals(reading, trial)
+        best = _largest(totals, self.top)
+        log10_ps = np.array([self.detector.log10_tail(n, float(totals[i])) for i in best])
+        family = pvalue.holm(log10_ps, tests=len(self.accounts))
+        epoch = self.keys.epoch(str(self.detector.trials[trial]))
+        return n, tuple(
+            Candidate(
+                account=self.accounts.names[i],
+                slot=self.accounts.slots[i],
+                log10_p=float(log10_p),
+                log10_p_family=float(corrected),
+                opened=self.accounts.slots[i] in epoch.opened_slots,
+            )
+            for i, log10_p, corrected in zip(best, log10_ps, family, strict=True)
+            if corrected <= self.log10_level
+        )
+
+    def account_totals(self, reading: Reading, trial: int) -> tuple[int, F64]:
+        """(positions scored, sum of scores (N,) of every account) of a deduplicated reading."""
+        keys, count = self.account_keys(trial), len(self.accounts)
+        totals = np.empty(count)
+        n = 0
+        for low in range(0, count, _BLOCK):
+            high = min(low + _BLOCK, count)
+            part = keys[low * KEY_BYTES : high * KEY_BYTES]
+            n, totals[low:high] = self.detector.account_totals(reading, trial, part)
+            self._progress.update("trace", high, count)
+        return n, totals
+
+    def account_keys(self, trial: int) -> bytes:
+        """All accounts' keys of an epoch (N · 16 bytes), derived on first use."""
+        if trial not in self._account_keys:
+            epoch, scheme, parts = str(self.detector.trials[trial]), self.detector.scheme, []
+            count = len(self.accounts)
+            for low in range(0, count, _BLOCK):
+                parts.append(self.keys.account_keys(epoch, self.accounts.slots[low : low + _BLOCK], scheme))
+                self._progress.update("keys", min(low + _BLOCK, count), count)
+            self._account_keys[trial] = b"".join(parts)
+        return self._account_keys[trial]
+
+
+def _joined(readings: list[Reading]) -> Reading:
+    """One reading of many; positions are those in their own texts."""
+    return Reading(
+        np.concatenate([r.inputs for r in readings]),
+        np.concatenate([r.positions for r in readings]),
+        np.concatenate([r.windows for r in readings]),
+        np.concatenate([r.tokens for r in readings]),
+    )
+
+
+def _largest(totals_N: F64, count: int) -> NDArray[np.int64]:
+    """Indices of the largest sums, largest first, equal ones in the accounts' order."""
+    count = min(count, len(totals_N))
+    least = np.partition(totals_N, -count)[-count]
+    able = np.flatnonzero(totals_N >= least)
+    return able[np.argsort(-totals_N[able], kind="stable")][:count]
