@@ -51,8 +51,8 @@ class _Bernoullis:
         self.mean = p * self.most
 
     def limit(self, s: float) -> float:
-        farthest = float((745.0 - np.log(self.p)) / self.w.min())
-        theta = 1.0 / float(self.w.max())
+        farthest = (745.0 - float(np.log(self.p))) / max(float(self.w.min()), 1e-290)
+        theta = min(1.0 / max(float(self.w.max()), 1e-290), farthest)
         while theta < farthest and self.slopes(theta)[0] < s:
             theta *= 2.0
         return min(theta, farthest)
@@ -91,7 +91,9 @@ def _grouped(weights_N: NDArray[Any]) -> tuple[F64, F64]:
     weights = np.asarray(weights_N, np.float64).reshape(-1)
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError("weights must be finite and not negative")
-    values, counts = np.unique(weights[weights > 0], return_counts=True)
+    some = weights[weights > 0]
+    # A weight of next to nothing counts as a little more, which keeps a bound a bound and θ representable.
+    values, counts = np.unique(np.maximum(some, 1e-12 * some.max(initial=0.0)), return_counts=True)
     return values, counts.astype(np.float64)
 
 
