@@ -74,6 +74,20 @@ def test_two_and_three_accounts_in_one_text_are_all_named() -> None:
         )
 
 
+def test_spans_say_where_each_account_is() -> None:
+    keys = key_set(14)
+    human = np.random.default_rng(0).integers(0, 400, 600).astype(np.uint32)
+    text = np.concatenate([human, write(keys, EPOCH, 5, 400, seed=5), human + 1000, write(keys, EPOCH, 9, 400, seed=9)])
+    traced = Tracer(keys, accounts(1000)).trace(text)
+    found = {candidate.slot: candidate.spans for candidate in traced.candidates}
+    for slot, start in ((5, 600), (9, 1600)):
+        ((begin, end),) = found[slot]
+        assert min(end, start + 400) - max(begin, start) > 0.6 * 400
+        assert start - 40 <= begin
+        assert end <= start + 440
+    assert len(traced.spans) == 2
+
+
 def test_no_more_than_top_are_named() -> None:
     keys = key_set(4)
     text = np.concatenate([write(keys, EPOCH, slot, 350, seed=slot) for slot in (5, 77, 900)])
@@ -93,13 +107,13 @@ def test_the_prompt_is_read_but_not_scored() -> None:
 def test_a_pool_adds_up_what_single_texts_cannot_say_and_counts_a_repeated_text_once() -> None:
     keys = key_set(6)
     tracer = Tracer(keys, accounts(2000))
-    texts = [write(keys, EPOCH, 17, 30, seed=seed) for seed in range(24)]
+    texts = [write(keys, EPOCH, 17, 16, seed=seed) for seed in range(40)]
     assert not any(tracer.trace(text).candidates for text in texts)
     pooled = tracer.trace_pool((text, 0) for text in texts)
     assert names(pooled) == ["acct_17"]
     again = tracer.trace_pool((text, 0) for text in [*texts, *texts])
     assert again.candidates == pooled.candidates
-    assert (again.n_scored, again.n_account, again.n_tokens) == (pooled.n_scored, pooled.n_account, 1440)
+    assert (again.n_scored, again.n_account, again.n_tokens) == (pooled.n_scored, pooled.n_account, 2 * 40 * 16)
     assert tracer.trace_pool([]).log10_p == 0.0
 
 

@@ -31,12 +31,14 @@ from spiritsafe.progress import Progress, Silent
 from spiritsafe.watermark._accounts import Accounts
 from spiritsafe.watermark._marking import Marking, SchemeName
 from spiritsafe.watermark._native import NativeDetector
-from spiritsafe.watermark._prf import U32
-from spiritsafe.watermark._seen import DocumentSeen, Seen
+from spiritsafe.watermark._prf import U32, context_hashes, key_words
+from spiritsafe.watermark._seen import DocumentSeen
+from spiritsafe.watermark._spans import find_spans
 from spiritsafe.watermark._types import F64, Reading
 
 __all__ = ["Candidate", "Traced", "Tracer"]
 
+Spans = tuple[tuple[int, int], ...]
 _BLOCK = 1 << 16  # accounts a call: often enough for progress
 
 
@@ -45,6 +47,7 @@ class Candidate:
     """An account that is named.
 
     log10_p: of this account alone.  log10_p_family: corrected for all accounts tried (Holm).
+    spans: where in the text, [start, end) in tokens; empty for a pool.
     opened: the account's key of this epoch was opened, so that others could have written in its name.
     """
 
@@ -52,7 +55,8 @@ class Candidate:
     slot: int
     log10_p: float
     log10_p_family: float
-    opened: bool = False
+    spans: Spans
+    opened: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Traced:
     """What a text gives away.
 
     n_scored, log10_p, epoch, epochs_tried: the epoch layer's test, best epoch, corrected for the epochs tried.
+    spans: where the epoch layer's mark is, as for `Candidate`.
     passed: whether it reached the gate. If not, no account was tried.
     n_account: positions scored for accounts.  accounts: how many were tried, or would have been.
     """
@@ -69,6 +74,7 @@ class Traced:
     log10_p: float
     epoch: str | None
     epochs_tried: int
+    spans: Spans
     passed: bool
     n_account: int
     candidates: tuple[Candidate, ...]
@@ -121,21 +127,22 @@ class Tracer:
     def trace(self, ids_T: U32, first: int = 0) -> Traced:
         """Trace one text; ids before `first` are the prompt, read but never scored."""
         reading = self.detector.read(ids_T, first)
-        return self._traced(reading.take(self._seen.first(reading.inputs)), len(ids_T) - first)
+        return self._traced(reading.take(self._seen.first(reading.inputs)), len(ids_T) - first, located=True)
 
     def trace_pool(self, texts: Iterable[tuple[U32, int]]) -> Traced:
         """Trace texts (ids, first) that are thought to come from the same account or accounts, as one.
 
         A (context, token) pair counts once in all of them.
         """
-        seen, readings, tokens = Seen(), [], 0
+        readings, tokens = [self.detector.read(np.empty(0, np.uint32), 0)], 0
         for ids_T, first in texts:
             reading = self.detector.read(ids_T, first)
-            readings.append(reading.take(seen.add(reading.inputs)))
+            readings.append(reading.take(self._seen.first(reading.inputs)))
             tokens += len(ids_T) - first
-        return self._traced(_joined(readings) if readings else self.detector.read(np.empty(0, np.uint32), 0), tokens)
+        joined = _joined(readings)
+        return self._traced(joined.take(self._seen.first(joined.inputs)), tokens, located=False)
 
-    def _traced(self, reading: Reading, n_tokens: int) -> Traced:
+    def _traced(self, reading: Reading, n_tokens: int, located: bool) -> Traced:
         tests = []
         for trial in range(len(self.detector.trials)):
             scores = self.detector.scores(reading, trial)
@@ -144,36 +151,53 @@ class Tracer:
         log10_p, trial, n_scored = min(tests)
         log10_p = pvalue.bonferroni(log10_p, len(tests))
         passed = log10_p <= self.log10_gate
-        n_account, candidates = self._candidates(reading, trial) if passed else (0, ())
+        n_account, candidates = self._candidates(reading, trial, located) if passed else (0, ())
+        spans: Spans = ()
+        if located and passed:
+            scores = self.detector.scores(reading, trial)
+            positions = reading.positions[scores.counted]
+            spans = self._spans(scores.values[scores.counted], positions, len(tests), self.log10_gate)
         return Traced(
             n_tokens=n_tokens,
             n_scored=n_scored,
             log10_p=log10_p,
             epoch=self.detector.trials[trial],
             epochs_tried=len(tests),
+            spans=spans,
             passed=passed,
             n_account=n_account,
             candidates=candidates,
             accounts=len(self.accounts),
         )
 
-    def _candidates(self, reading: Reading, trial: int) -> tuple[int, tuple[Candidate, ...]]:
+    def _candidates(self, reading: Reading, trial: int, located: bool) -> tuple[int, tuple[Candidate, ...]]:
         n, totals = self.account_totals(reading, trial)
         best = _largest(totals, self.top)
         log10_ps = np.array([self.detector.log10_tail(n, float(totals[i])) for i in best])
         family = pvalue.holm(log10_ps, tests=len(self.accounts))
-        epoch = self.keys.epoch(str(self.detector.trials[trial]))
+        opened = self.keys.epoch(str(self.detector.trials[trial])).opened_slots
         return n, tuple(
             Candidate(
                 account=self.accounts.names[i],
                 slot=self.accounts.slots[i],
                 log10_p=float(log10_p),
                 log10_p_family=float(corrected),
-                opened=self.accounts.slots[i] in epoch.opened_slots,
+                spans=self._account_spans(reading, trial, i) if located else (),
+                opened=self.accounts.slots[i] in opened,
             )
             for i, log10_p, corrected in zip(best, log10_ps, family, strict=True)
             if corrected <= self.log10_level
         )
+
+    def _account_spans(self, reading: Reading, trial: int, account: int) -> Spans:
+        theirs = reading.take(self.detector.account_positions(reading, trial))
+        key = key_words(self.account_keys(trial)[account * KEY_BYTES : (account + 1) * KEY_BYTES])[0]
+        scores = self.detector.marks.scores(context_hashes(key, theirs.windows), theirs.tokens)
+        return self._spans(scores, theirs.positions, len(self.accounts), self.log10_level)
+
+    def _spans(self, scores_N: F64, positions_N: NDArray[np.int64], trials: int, log10_level: float) -> Spans:
+        found = find_spans(scores_N, positions_N, self.detector.log10_tail, trials=trials, log10_level=log10_level)
+        return tuple((span.start, span.end) for span in found)
 
     def account_totals(self, reading: Reading, trial: int) -> tuple[int, F64]:
         """(positions scored, sum of scores (N,) of every account) of a deduplicated reading."""
