@@ -4,7 +4,8 @@ The forger knows the scheme and its context width, not the key. For a context w 
 tokens are compared with an unmarked corpus: s(x | w) = min(p_marked / p_base, c) / c where that ratio is at least 1,
 else 0 (Jovanović, Staab and Vechev, "Watermark stealing in large language models", 2024, eq. 3), p_base smoothed from
 single tokens up to the whole context. Forged texts are walks over contexts that the marked texts contain; they draw the
-next token in proportion to count × s and never use a (context, token) pair twice.
+next token in proportion to count × s, never use a (context, token) pair twice, and jump to another context after a
+stretch without a choice, so that they do not recite one text.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = ["Spoof"]
 
 _CLIP = 2.0
 _FEWEST_TOKENS = 50
+_STRETCH = 16  # tokens without a choice before a jump
 Context = tuple[int, ...]
 
 
@@ -119,14 +121,18 @@ def _walk(favoured: dict[Context, dict[int, float]], width: int, length: int, ra
         by_start[context[:-1]].append(context)
     ids = list(random.choice(contexts))
     used: set[tuple[Context, int]] = set()
+    forced = 0
     while len(ids) < length:
         context = tuple(ids[-width:])
         options = {x: s for x, s in favoured.get(context, {}).items() if (context, x) not in used}
-        if options:
+        forced = forced + 1 if len(options) < 2 else 0
+        if options and forced <= _STRETCH:
             token = random.choices(list(options), list(options.values()))[0]
             used.add((context, token))
             ids.append(token)
-        elif near := by_start.get(context[1:]):  # a dead end: one token nobody favours leads to a context that is known
+            continue
+        forced = 0
+        if near := by_start.get(context[1:]):  # one token that nobody favours leads to a context that is known
             ids.append(random.choice(near)[-1])
         else:
             ids += random.choice(contexts)
