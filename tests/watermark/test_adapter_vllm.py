@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from spiritsafe import pvalue
 from spiritsafe.errors import BadInput
 from spiritsafe.watermark._seen import DocumentSeen, Seen
 from spiritsafe.watermark._types import Detector
 from spiritsafe.watermark.adapters import ENGINES, engine_detector
 from spiritsafe.watermark.adapters import _philox as philox
+from spiritsafe.watermark.adapters._two_gammas import log10_tail
 from spiritsafe.watermark.adapters._vllm import _CHARGE, VllmDual, VllmGumbel
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -289,3 +291,16 @@ def test_parameters_of_another_version_are_named(engine: str, params: dict[str, 
 
 def test_the_engines() -> None:
     assert ENGINES == ("vllm-gumbel", "vllm-dual", "sglang-gumbel", "sglang-dual", "hf-kgw", "hf-synthid")
+
+
+def test_the_fast_dual_tail_bounds_the_exact_one_from_just_above() -> None:
+    for n in (1, 2, 30, 1000, 20_000):
+        for alpha in (0.02, 0.1, 0.49, 0.5, 0.9, 0.0):
+            sd = np.sqrt(n * ((1 - alpha) ** 2 + alpha**2))
+            for total in n + sd * np.array([-3, 0.3, 3, 15, 300]):
+                if total > 0:
+                    fast, exact = log10_tail(n, alpha, total), pvalue.gamma_sum((n, n), (alpha, 1 - alpha), total)
+                    assert exact - 1e-9 * max(1, -exact) <= fast <= exact + 1e-6
+    assert log10_tail(5, 0.1, 0.0) == 0.0
+    # Scales too far apart for the kernel to sum: the general routine answers.
+    assert log10_tail(10**5, 1e-5, 1e5) == pvalue.gamma_sum((10**5, 10**5), (1e-5, 1 - 1e-5), 1e5)

@@ -31,7 +31,7 @@ from spiritsafe.errors import BadInput
 from spiritsafe.keys import KEY_BYTES, decoy_keys
 from spiritsafe.watermark._prf import U32, U64, mix
 from spiritsafe.watermark._types import F64, Reading, Scores
-from spiritsafe.watermark.adapters import _philox
+from spiritsafe.watermark.adapters import _philox, _two_gammas
 
 __all__ = ["VERSIONS", "VllmDual", "VllmGumbel", "VllmParams"]
 
@@ -178,7 +178,7 @@ class VllmDual(_Vllm):
         return np.stack([_philox.key_words(_derived(key, domain)) for domain in (b"key_a", b"key_b")])
 
     def _log10_sum(self, n: int, total: float) -> float:
-        return pvalue.gamma_sum((n, n), (1 - self.params.alpha, self.params.alpha), total)
+        return _two_gammas.log10_tail(n, self.params.alpha, total)
 
 
 def _derived(key: int, domain: bytes) -> int:
@@ -195,35 +195,47 @@ def _read(ids_T: U32, begin: int, skip: int, width: int, history: int) -> tuple[
     (by chance 2^-64 a pair) count as one, which can only lose a position.
     """
     length = max(0, ids_T.shape[0] - begin)
-    slots = 1
-    while slots < 2 * length and history > 0:
-        slots *= 2
-    contexts = np.empty(slots, np.uint64)
-    last = np.full(slots, -1, np.int64)
-    wrap = uint64(slots - 1)
+    windows = np.empty((length, width), np.uint32)
+    contexts = np.zeros(length, np.uint64)
+    for j in range(width):
+        factor = mix(uint64(width), j) | uint64(1)
+        back = width - j
+        for i in range(min(back, length)):
+            windows[i, j] = _NO_TOKEN
+            contexts[i] += factor * uint64(_NO_TOKEN)
+        for i in range(back, length):
+            windows[i, j] = ids_T[begin + i - back]
+            contexts[i] += factor * uint64(ids_T[begin + i - back])
+    keep = _new(contexts, history) if history > 0 else np.ones(length, np.bool_)
     inputs = np.empty(length, np.uint64)
     positions = np.empty(length, np.int64)
-    windows = np.empty((length, width), np.uint32)
     tokens = np.empty(length, np.uint32)
     count = 0
-    for i in range(length):
-        h = uint64(width)
-        for j in range(width):
-            at = i - width + j
-            word = ids_T[begin + at] if at >= 0 else np.uint32(_NO_TOKEN)
-            windows[count, j] = word
-            h = mix(h, word)
-        new = True
-        if history > 0:
-            slot = h & wrap
-            while last[slot] >= 0 and contexts[slot] != h:
-                slot = (slot + uint64(1)) & wrap
-            new = last[slot] < 0 or last[slot] < i - history
-            contexts[slot] = h
-            last[slot] = i
-        if new and begin + i >= skip:
-            inputs[count] = mix(h, ids_T[begin + i])
+    for i in range(max(0, skip - begin), length):
+        if keep[i]:
+            if count < i:
+                windows[count] = windows[i]
+            inputs[count] = mix(contexts[i], ids_T[begin + i])
             positions[count] = begin + i
             tokens[count] = ids_T[begin + i]
             count += 1
     return inputs[:count], positions[:count], windows[:count], tokens[:count]
+
+
+@njit(cache=True, nogil=True)
+def _new(contexts_N: U64, history: int) -> Any:
+    """True (N,) where none of the `history` positions before has the same context."""
+    count = contexts_N.shape[0]
+    slots = 1
+    while slots < 2 * count:
+        slots *= 2
+    wrap = uint64(slots - 1)
+    last = np.full(slots, -1, np.int32)
+    new = np.empty(count, np.bool_)
+    for i in range(count):
+        slot = mix(contexts_N[i], 0) & wrap
+        while last[slot] >= 0 and contexts_N[last[slot]] != contexts_N[i]:
+            slot = (slot + uint64(1)) & wrap
+        new[i] = last[slot] < 0 or last[slot] < i - history
+        last[slot] = i
+    return new
