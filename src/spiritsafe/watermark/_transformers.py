@@ -28,10 +28,13 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transf
     temperature, top_p, top_k: how to sample; 0 temperature is greedy, see `Markers`.
     seed: decides, with the row, what is not marked; fresh by default.
     pad_token_id: what finished rows are filled with, and what pads prompts on the left.
+    eos_token_id: one or several; a row is finished by one.
+
+    Beams would each go on alone with their own marked tokens, so that nothing is searched: `from_config` refuses them.
 
     Raises:
-        Refused: a key id that marks no more, or a greedy request where those are refused; while generating, beam
-            search, assisted decoding, or a second call with the same processor: not the rows that were marked so far.
+        Refused: a key id that marks no more, or a greedy request where those are refused; while generating, rows
+            that are not those marked so far: beams reordered, assisted decoding, a second call of `generate`.
         BadInput: the rows are not as many as the key ids.
     """
 
@@ -45,6 +48,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transf
         top_k: int = 0,
         seed: int | None = None,
         pad_token_id: int | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
     ) -> None:
         self._source = source
         asked = [source.key_id()] if key_ids is None else [key_ids] if isinstance(key_ids, KeyId) else key_ids
@@ -55,6 +59,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transf
         )  # a refusal is told before generating
         self._seeds = np.random.SeedSequence(seed)
         self._pad = pad_token_id
+        self._eos = set(_listed(eos_token_id))
         self.markers: list[Marker] = []
         self._live: list[int] = []
         self._left: list[int] = []
@@ -75,11 +80,10 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transf
         for name in ("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"):
             if config.do_sample and getattr(config, name, None) not in (None, 0.0, 1.0):
                 raise Refused(f"{name}: marks are made after temperature, top_k and top_p only; leave it out")
-        pad = config.pad_token_id
-        if pad is None and config.eos_token_id is not None:  # what `generate` does
-            pad = config.eos_token_id if isinstance(config.eos_token_id, int) else config.eos_token_id[0]
+        ends = _listed(config.eos_token_id)
+        pad = ends[0] if config.pad_token_id is None and ends else config.pad_token_id  # as `generate` does
         if not config.do_sample:
-            return cls(source, key_ids, temperature=0.0, seed=seed, pad_token_id=pad)
+            return cls(source, key_ids, temperature=0.0, seed=seed, pad_token_id=pad, eos_token_id=ends)
         return cls(
             source,
             key_ids,
@@ -88,6 +92,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transf
             top_k=config.top_k or 0,
             seed=seed,
             pad_token_id=pad,
+            eos_token_id=ends,
         )
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -131,8 +136,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transf
         if input_ids.shape != (len(self.markers), self._length):
             raise Refused("these rows are not the ones marked so far; make a new processor for each call of generate")
         last = input_ids[:, -1]
-        strayed = (last != self._chosen.to(last.device)).nonzero()[:, 0].tolist()
-        for row in strayed:
+        for row in (last != self._chosen.to(last.device)).nonzero()[:, 0].tolist():
             if row not in self._live:
                 continue
             if self._pad is None or int(last[row]) != self._pad:
@@ -141,12 +145,18 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transf
                     " marked (or name the model's pad_token_id)"
                 )
             self._live.remove(row)
+        ended = last.tolist()
+        self._live = [row for row in self._live if ended[row] not in self._eos]
 
     def _tails(self, input_ids: torch.Tensor) -> list[list[int]]:
         """The last tokens of the rows still alive; a short prompt's padding is no context."""
         first = max(input_ids.shape[1] - self.markers[0].scheme.context_width, 0)
         tails: list[list[int]] = input_ids[self._live, first:].tolist()
         return [tail[max(self._left[row] - first, 0) :] for row, tail in zip(self._live, tails, strict=True)]
+
+
+def _listed(tokens: int | Sequence[int] | None) -> list[int]:
+    return [] if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
 
 
 def _padding(input_ids: torch.Tensor, pad: int | None) -> list[int]:

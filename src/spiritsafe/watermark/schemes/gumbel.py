@@ -40,10 +40,7 @@ class Gumbel:
         if probs_BV.device.type == "cpu":
             winners = torch.from_numpy(_winners(hashes_B, probs_BV.contiguous().numpy()))
         else:
-            from spiritsafe.watermark._prf_torch import as_signed, token_values, uniforms
-
-            u_BV = uniforms(token_values(as_signed(hashes_B, probs_BV.device), probs_BV.shape[1]))
-            winners = (-u_BV.log() / probs_BV.double()).argmin(-1)  # p = 0 gives infinity: never the least
+            winners = _winners_torch(hashes_B, probs_BV)
         return torch.zeros_like(probs_BV).scatter_(1, winners[:, None], 1.0)
 
     def scores(self, hashes_N: U64, tokens_N: U32) -> F64:
@@ -64,6 +61,13 @@ class Gumbel:
         while self.log10_tail(n, n * _LARGEST) > log10_level:
             n += 1
         return n
+
+
+def _winners_torch(hashes_B: U64, probs_BV: Any) -> Any:
+    from spiritsafe.watermark._prf_torch import as_signed, token_values, uniforms
+
+    u_BV = uniforms(token_values(as_signed(hashes_B, probs_BV.device), probs_BV.shape[1]))
+    return (-u_BV.log() / probs_BV.double()).argmin(-1)  # p = 0 gives infinity: never the least
 
 
 @njit(cache=True, nogil=True)

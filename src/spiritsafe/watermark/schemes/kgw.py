@@ -37,9 +37,7 @@ class Kgw:
 
         if torch.device(device).type == "cpu":
             return torch.from_numpy(_green(hashes_B, vocab, self._below))
-        from spiritsafe.watermark._prf_torch import as_signed, token_values, top_bits
-
-        return top_bits(token_values(as_signed(hashes_B, device), vocab), 52) < int(self._below) >> 12
+        return _green_torch(hashes_B, vocab, device, self._below)
 
     def mark(self, hashes_B: U64, probs_BV: Any) -> Any:
         """q ∝ p · e^(δ · green), (B, V) float32."""
@@ -61,6 +59,12 @@ class Kgw:
     def fewest(self, log10_level: float) -> int:
         """n with γ^n ≤ the level: all green is the best there is."""
         return max(1, math.ceil(log10_level / math.log10(self.gamma) - 1e-12))
+
+
+def _green_torch(hashes_B: U64, vocab: int, device: Any, below: Word) -> Any:
+    from spiritsafe.watermark._prf_torch import as_signed, token_values, top_bits
+
+    return top_bits(token_values(as_signed(hashes_B, device), vocab), 52) < int(below) >> 12
 
 
 @njit(cache=True, nogil=True)

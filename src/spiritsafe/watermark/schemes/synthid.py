@@ -40,14 +40,7 @@ class SynthId:
 
         if probs_BV.device.type == "cpu":
             return torch.from_numpy(_tournament(hashes_B, probs_BV.contiguous().numpy(), self.depth))
-        from spiritsafe.watermark._prf_torch import as_signed, token_values, top_bits
-
-        bits_BV = top_bits(token_values(as_signed(hashes_B, probs_BV.device), probs_BV.shape[1]), self.depth)
-        p_BV = probs_BV.clone()
-        for layer in reversed(range(self.depth)):
-            g_BV = ((bits_BV >> layer) & 1).to(p_BV.dtype)
-            p_BV *= 1.0 + g_BV - (p_BV * g_BV).sum(-1, keepdim=True)
-        return p_BV / p_BV.sum(-1, keepdim=True)
+        return _tournament_torch(hashes_B, probs_BV, self.depth)
 
     def scores(self, hashes_N: U64, tokens_N: U32) -> F64:
         return _scores(hashes_N, tokens_N, self.depth)  # type: ignore[no-any-return]
@@ -64,6 +57,17 @@ class SynthId:
     def fewest(self, log10_level: float) -> int:
         """n with 2^(-depth · n) ≤ the level: all bits one is the best there is."""
         return max(1, math.ceil(log10_level / (self.depth * math.log10(0.5)) - 1e-12))
+
+
+def _tournament_torch(hashes_B: U64, probs_BV: Any, depth: int) -> Any:
+    from spiritsafe.watermark._prf_torch import as_signed, token_values, top_bits
+
+    bits_BV = top_bits(token_values(as_signed(hashes_B, probs_BV.device), probs_BV.shape[1]), depth)
+    p_BV = probs_BV.clone()
+    for layer in reversed(range(depth)):
+        g_BV = ((bits_BV >> layer) & 1).to(p_BV.dtype)
+        p_BV *= 1.0 + g_BV - (p_BV * g_BV).sum(-1, keepdim=True)
+    return p_BV / p_BV.sum(-1, keepdim=True)
 
 
 @njit(inline="always")
