@@ -35,7 +35,7 @@ def following(ids_T: np.ndarray) -> F64:
 def test_the_null_is_never_rejected_too_often(text: str, scheme: str, kind: str, p: float | None) -> None:
     """One trial = one document under a fresh key."""
     ids = letters(text)
-    trials = 400 if kind == "exponential" else 1_200
+    trials = 300 if kind == "exponential" else 600
     values = []
     for seed in range(trials):
         detector = NativeDetector(key_set(seed, scheme=scheme))

@@ -143,7 +143,7 @@ def weighted_exponentials(weights_N: NDArray[Any], s: F64) -> F64: ...
 def weighted_exponentials(weights_N: NDArray[Any], s: Any) -> Any:
     """An upper bound (Chernoff) on log10 P(Σ w_i E_i ≥ s), E_i independent unit exponentials. 0.0 for s ≤ Σ w_i.
 
-    Valid for any weights ≥ 0 that do not depend on the E_i. About θσ√2π times the exact p: one decade above it at 1e-6.
+    Valid for any weights ≥ 0 that do not depend on the E_i. About θσ√2π times the exact p: 1.2 decades at 1e-6.
 
     Raises:
         ValueError: a weight is negative or infinite, s is not finite, or s > 0 where every weight is zero.

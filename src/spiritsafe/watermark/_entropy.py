@@ -1,9 +1,9 @@
 """Scores weighted by how much the text could have said instead, with a p-value that stays valid.
 
 Null hypothesis: no score depends on the key. Needs an entropy for each scored position, from any model that reads the
-text; not the key. A token that had to come carries no mark, only noise: weighting by entropy takes that noise out, which
-is most of it in code and mathematics. Under the null the weights are constants, whatever made them, as long as the key
-had no part in it: wrong weights cost power, never validity. What it cannot do: find a mark where there was no choice.
+text; not the key. A token that had to come carries no mark, only noise: weighting by entropy takes that noise out, most
+of what there is in code and mathematics. Under the null the weights are constants, whatever made them, as long as the
+key had no part in it: wrong weights cost power, never validity. What it cannot do: find a mark where there was no choice.
 
 Weights first used so: Lu et al., "An entropy-based text watermarking detection method" (2024), there with a z-score.
 """
@@ -49,7 +49,7 @@ def weighted_log10_tail(
     scores_N: deduplicated, counted scores.  weights_N: ≥ 0, made without the key.
 
     Exact for exponential scores with up to 32 different weights (`pvalue.gamma_sum`; long texts: its bound); a Chernoff
-    bound otherwise, which is about a decade above the exact value at 1e-6.
+    bound otherwise, which is 1.2 decades above the exact value at 1e-6.
 
     Raises:
         ValueError: scores and weights differ in shape, a weight is negative or infinite, a score is not one of this
