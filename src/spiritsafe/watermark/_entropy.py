@@ -3,7 +3,7 @@
 Null hypothesis: no score depends on the key. Needs an entropy for each scored position, from any model that reads the
 text; not the key. A token that had to come carries no mark, only noise: weighting by entropy takes that noise out, most
 of what there is in code and mathematics. Under the null the weights are constants, whatever made them, as long as the
-key had no part in it: wrong weights cost power, never validity. What it cannot do: find a mark where there was no choice.
+key had no part in it: wrong weights cost power, never validity. It cannot find a mark where there was no choice.
 
 Weights first used so: Lu et al., "An entropy-based text watermarking detection method" (2024), there with a z-score.
 """
