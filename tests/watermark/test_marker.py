@@ -10,6 +10,7 @@ import pytest
 import torch
 from marking_kit import Language, fresh_marker, key_set
 
+from served import one_thread
 from spiritsafe.errors import BadInput, Refused
 from spiritsafe.keys import KeySet, load_keys, rotate_keys
 from spiritsafe.watermark._marker import Markers, choose_marked
@@ -17,6 +18,8 @@ from spiritsafe.watermark._marking import MarkerConfig
 from spiritsafe.watermark._native import NativeDetector
 from spiritsafe.watermark.schemes import Gumbel, Kgw
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+__all__ = ["one_thread"]
 LANGUAGE = Language(60, 2.0)
 
 

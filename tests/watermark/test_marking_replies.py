@@ -10,12 +10,15 @@ import pytest
 from marking_kit import Language, fresh_marker, key_set
 from scipy.stats import chisquare
 
+from served import one_thread
 from spiritsafe.records import Sampling
 from spiritsafe.watermark._marker import Markers
 from spiritsafe.watermark._native import NativeDetector
 from spiritsafe.watermark._types import Scheme
 from spiritsafe.watermark.schemes import Gumbel, Kgw, SynthId
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+__all__ = ["one_thread"]
 N = 8  # replies a prompt
 
 

@@ -11,6 +11,7 @@ from marking_kit import Language, fresh_keys, fresh_marker
 from scipy.special import digamma
 from scipy.stats import binomtest, chisquare
 
+from served import one_thread
 from spiritsafe.config import parse_config
 from spiritsafe.errors import BadInput
 from spiritsafe.watermark._marking import Marking
@@ -21,6 +22,8 @@ from spiritsafe.watermark.schemes.gumbel import _winners, _winners_torch
 from spiritsafe.watermark.schemes.kgw import _green, _green_torch
 from spiritsafe.watermark.schemes.synthid import _tournament, _tournament_torch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+__all__ = ["one_thread"]
 SCHEMES: list[Scheme] = [Gumbel(), Kgw(), Kgw(1, 0.5, 1.0), SynthId(), SynthId(3, 52)]
 PROBS = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03, 0.0])
 
