@@ -2,8 +2,8 @@
 
 With b the smaller scale, a the larger and p = b/a the sum is b·Gamma(2n + K), K ~ NB(n, p) (Moschopoulos, "The
 distribution of the sum of independent gamma random variables", 1985, eq. 2.4 and 2.9), so its tail at s is
-Σ_k P(K = k) Q(2n + k, x), x = s/b, with only positive terms t_k. Both P(K = k) and Q(2n + k, x) = P(Poisson(x) < 2n + k)
-are log-concave in k, hence t_{k+1}/t_k falls with k, and what a window low … high leaves out is at most two geometric
+Σ_k P(K = k) Q(2n + k, x), x = s/b, with only positive terms t_k. P(K = k) is log-concave in k, and so is Q(2n + k, x) =
+P(Poisson(x) < 2n + k). Hence t_{k+1}/t_k falls with k, and what a window low … high leaves out is at most two geometric
 series. Those are added, and so is more than the logarithms can have lost to rounding: the result is an upper bound.
 """
 
