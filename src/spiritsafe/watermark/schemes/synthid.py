@@ -24,6 +24,7 @@ from spiritsafe.watermark._types import F64
 __all__ = ["SynthId"]
 
 _BLOCK = 512
+_NOTHING = np.float32(1e-30)  # drawn never; smaller numbers only slow the arithmetic down
 
 
 class SynthId:
@@ -90,6 +91,7 @@ def _layer(p_N: Any, bits_N: Any, layer: int, mass: float) -> Any:
     kept = np.float32(1.0 - mass)
     for i in range(p_N.shape[0]):
         p = p_N[i] * (kept + np.float32((bits_N[i] >> uint32(layer)) & uint32(1)))
+        p = p if p > _NOTHING else np.float32(0.0)
         p_N[i] = p
         following += p * np.float32((bits_N[i] >> uint32(layer - 1)) & uint32(1)) if layer else p
     return following
@@ -98,27 +100,32 @@ def _layer(p_N: Any, bits_N: Any, layer: int, mass: float) -> Any:
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
 def _tournament(hashes_B: U64, probs_BV: Any, depth: int) -> Any:
     rows, vocab = probs_BV.shape
-    out = probs_BV.copy()
-    bits = np.empty(vocab, np.uint32)
+    out = np.zeros_like(probs_BV)
+    tokens, p_all, bits_all = np.empty(vocab, np.int64), np.empty(vocab, np.float32), np.empty(vocab, np.uint32)
     for b in range(rows):
-        row, h = out[b], hashes_B[b]
+        count, h = 0, hashes_B[b]
+        for x in range(vocab):  # those that can win, side by side
+            tokens[count], p_all[count] = x, probs_BV[b, x]
+            count += probs_BV[b, x] > _NOTHING
+        p, bits = p_all[:count], bits_all[:count]
+        left = 0.0
         for first in range(depth, 0, -32):  # layers first-1 … : at most 32 bits at a time
-            top, count = depth - first, min(32, first)
-            for x in range(vocab):
-                bits[x] = uint32((mix(h, x) << uint64(top)) >> uint64(64 - count))
+            skipped, layers = depth - first, min(32, first)
+            for i in range(count):
+                bits[i] = uint32((mix(h, tokens[i]) << uint64(skipped)) >> uint64(64 - layers))
             mass = 0.0
-            for x in range(vocab):
-                mass += row[x] * np.float32(bits[x] >> uint32(count - 1))
-            for layer in range(count - 1, -1, -1):
-                following = 0.0
-                for low in range(0, vocab, _BLOCK):
-                    high = min(low + _BLOCK, vocab)
-                    following += _layer(row[low:high], bits[low:high], layer, mass)
-                mass = following
-        # the last layer's "next mass" is all that is left: 1 up to rounding
-        scale = np.float32(1.0 / mass)
-        for x in range(vocab):
-            row[x] *= scale
+            for i in range(count):
+                mass += p[i] * np.float32(bits[i] >> uint32(layers - 1))
+            for layer in range(layers - 1, -1, -1):
+                left = 0.0
+                for low in range(0, count, _BLOCK):
+                    high = min(low + _BLOCK, count)
+                    left += _layer(p[low:high], bits[low:high], layer, mass)
+                mass = left
+        # after the last layer, `left` is all the mass: 1 up to rounding
+        scale = np.float32(1.0 / left)
+        for i in range(count):
+            out[b, tokens[i]] = p[i] * scale
     return out
 
 
