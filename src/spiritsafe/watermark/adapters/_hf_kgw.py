@@ -9,26 +9,26 @@ Source: Kirchenbauer et al., "A Watermark for Large Language Models" (2023), Alg
   T is a shuffle of 1 … 1,000,003 seeded with hashing_key. While generating, only the 40 likeliest tokens are tried;
 - the generator keeps the low 32 bits of a seed, and the green list is the first int(γV) of `randperm(V)`.
 
-So a coin is (32-bit seed, token), and that is what is deduplicated. A seed of 0, which left-hash has after token 0
-under every key, says nothing about the key and is not scored; nor are ids outside the vocabulary, which are never green.
+So a coin is (32-bit seed, token), and that is what is deduplicated. A seed of 0, as left-hash has after token 0
+under every key, says nothing about the key and is not scored; nor are ids outside the vocabulary, never green.
 
 **Why the binomial tail bounds.** Tokens after one seed are drawn without replacement, seeds are independent. Let
-g = int(γV) and c_i = 1/(V − i) + 2^-32, which bounds the chance that draw i, 32 bits modulo V − i, meets a given value.
-The green count of m tokens of one seed is stochastically below the chain that steps up with probability (m − h) c_i from
-h. A step of that chain acts on the generating polynomial as 1 + c_i(s − t)∂_t, which preserves stability while m c_i ≤ 1
-(Borcea and Brändén, Invent. Math. 177, 2009), that is for m up to (1 − γ)V. So all roots are real and the chain is a sum
-of independent coins, of mean at most m(g/V + g/2^32); for c_i = 1/(V − i) it is the hypergeometric law (Vatutin and
-Mikhailov, 1982). The total over seeds is such a sum too, and by Hoeffding (Ann. Math. Stat. 27, 1956, theorem 4) its
-tail at k ≥ np + 1 is at most that of Bin(n, p). Below np + 1 Markov's np/k is reported instead, at most 1.
+g = int(γV) and c_i = 1/(V − i) + 2^-32, a bound on the chance that draw i, 32 bits modulo V − i, meets a given value.
+The green count of m tokens of one seed is stochastically below the chain that steps up from h with probability
+(m − h) c_i. A step acts on the chain's generating polynomial as 1 + c_i(s − t)∂_t, which preserves stability while
+m c_i ≤ 1 (Borcea and Brändén, Invent. Math. 177, 2009), that is for m up to (1 − γ)V. So all roots are real and the
+chain is a sum of independent coins, of mean at most m(g/V + g/2^32); with c_i = 1/(V − i) it is the hypergeometric law
+(Vatutin and Mikhailov, 1982). The total over seeds is such a sum too, and by Hoeffding (Ann. Math. Stat. 27, 1956,
+theorem 4) its tail at k ≥ np + 1 is at most that of Bin(n, p). Below np + 1 Markov's np/k is reported, at most 1.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numba import njit, uint32
@@ -41,6 +41,7 @@ from spiritsafe.keys import decoy_keys
 from spiritsafe.pvalue import binomial
 from spiritsafe.watermark._prf import U32, U64
 from spiritsafe.watermark._types import F64, Reading, Scores
+from spiritsafe.watermark.adapters._decoys import Decoys
 from spiritsafe.watermark.adapters._mersenne import I32, among_first, permutation_head
 
 __all__ = ["VERSIONS", "HfKgw", "HfKgwParams", "left_seeds", "self_seeds"]
@@ -106,7 +107,7 @@ class HfKgw:
                 np.empty(0, np.uint64), np.empty(0, np.int64), np.empty((0, self._context), np.uint32), ids[:0]
             )
         windows = np.lib.stride_tricks.sliding_window_view(ids, self._context + 1)[start - self._context :]
-        keep: NDArray[np.bool_] = (windows < self._vocab).all(1)
+        keep = np.asarray((windows < self._vocab).all(1))
         positions, windows = start + np.flatnonzero(keep), windows[keep]
         contexts, tokens = windows[:, :-1], windows[:, -1].copy()
         seeds = self._seeds(windows)
@@ -125,7 +126,12 @@ class HfKgw:
 
     def decoys(self, seed: bytes, count: int) -> Sequence[HfKgw]:
         """The same settings under `count` odd 32-bit keys, HKDF of the seed; each is built when asked for."""
-        return _Decoys(self._params, _decoy_keys(seed, count))
+        keys = _decoy_keys(seed, count)
+
+        def decoy(index: int) -> HfKgw:
+            return HfKgw(self._params.model_copy(update={"hashing_key": keys[index]}))
+
+        return Decoys(decoy, count)
 
     def decoy_totals(self, reading: Reading, trial: int, seed: bytes, count: int) -> tuple[int, F64]:
         """Green counts under the decoys' keys, about 20 µs a decoy and distinct previous token for V = 49,152.
@@ -168,7 +174,8 @@ class HfKgw:
         if self._table is None:
             key = np.uint32(self._params.hashing_key % 2**32)
             self._table = permutation_head(key, _TABLE, min(self._vocab, _TABLE)) + np.int32(1)
-        return self_seeds(np.int64(self._params.hashing_key), self._table, np.ascontiguousarray(windows_Nk))
+        seeds: U32 = self_seeds(np.int64(self._params.hashing_key), self._table, np.ascontiguousarray(windows_Nk))
+        return seeds
 
 
 def left_seeds(key: int, tokens_N: U32) -> U32:
@@ -183,7 +190,8 @@ def left_seeds(key: int, tokens_N: U32) -> U32:
     folded = below + above
     folded += folded < above
     folded[folded == np.uint64(_MODULUS)] = 0
-    return (folded & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    seeds: U32 = (folded & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    return seeds
 
 
 @njit(cache=True)
@@ -218,28 +226,6 @@ def _decoy_keys(seed: bytes, count: int) -> list[int]:
     return [int(word) | 1 for word in words]
 
 
-class _Decoys(Sequence[HfKgw]):
-    """Decoys made when asked for: a self-hash table each would fill the memory."""
-
-    def __init__(self, params: HfKgwParams, keys: list[int]) -> None:
-        self._params, self._keys = params, keys
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    @overload
-    def __getitem__(self, index: int) -> HfKgw: ...
-    @overload
-    def __getitem__(self, index: slice) -> _Decoys: ...
-    def __getitem__(self, index: int | slice) -> HfKgw | _Decoys:
-        if isinstance(index, slice):
-            return _Decoys(self._params, self._keys[index])
-        return HfKgw(self._params.model_copy(update={"hashing_key": self._keys[index]}))
-
-    def __iter__(self) -> Iterator[HfKgw]:
-        return (self[index] for index in range(len(self)))
-
-
 class _GreenLists:
     """Left-hash lists as bit sets by previous token: text asks for the same few again and again.
 
@@ -260,7 +246,8 @@ class _GreenLists:
             bits = self._bits
         known = slots >= 0
         if known.all():
-            return _look_up(bits, slots, tokens_N)
+            green: NDArray[np.bool_] = _look_up(bits, slots, tokens_N)
+            return green
         out = np.empty(len(slots), np.bool_)
         out[known] = _look_up(bits, slots[known], tokens_N[known])
         out[~known] = _among(seeds_N[~known], tokens_N[~known], self._vocab, self._green)

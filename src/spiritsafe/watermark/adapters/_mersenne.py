@@ -29,7 +29,7 @@ _MANY = 4
 
 @njit(inline="always")
 def _twist(high: int, low: int) -> int:
-    y = (high & uint32(0x80000000)) | (low & uint32(0x7FFFFFFF))
+    y: int = (high & uint32(0x80000000)) | (low & uint32(0x7FFFFFFF))
     return (y >> uint32(1)) ^ ((uint32(0) - (low & uint32(1))) & _MATRIX)
 
 
