@@ -29,8 +29,9 @@ _MANY = 4
 
 @njit(inline="always")
 def _twist(high: int, low: int) -> int:
-    y: int = (high & uint32(0x80000000)) | (low & uint32(0x7FFFFFFF))
-    return (y >> uint32(1)) ^ ((uint32(0) - (low & uint32(1))) & _MATRIX)
+    y = (high & uint32(0x80000000)) | (low & uint32(0x7FFFFFFF))
+    twisted: int = (y >> uint32(1)) ^ ((uint32(0) - (low & uint32(1))) & _MATRIX)
+    return twisted
 
 
 @njit(cache=True)
