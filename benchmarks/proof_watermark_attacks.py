@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,7 +31,7 @@ from spiritsafe.progress import Silent
 from spiritsafe.runs import atomic_write, hash_value
 from spiritsafe.watermark._accounts import Accounts
 from spiritsafe.watermark._native import NativeDetector
-from spiritsafe.watermark._trace import Tracer
+from spiritsafe.watermark._trace import Tracer, epoch_log10_p
 from spiritsafe.watermark.attacks import PARAPHRASE_PROMPT, PowerRow, Text, Tools, markdown, parse_attack, power_table
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +100,7 @@ def main(count: int, tokens: int, only: list[str], again: bool, results: Path, r
             continue
         began = time.perf_counter()
         chain = [] if attack == "none" else [parse_attack(spec, tools) for spec in attack.split()]
-        rows = power_table(ids, [(attack, chain)], test_of(detector), teacher.tokenizer, LEVELS, lengths)
+        rows = power_table(ids, [(attack, chain)], partial(epoch_log10_p, detector), teacher.tokenizer, LEVELS, lengths)
         cells["attacks"][attack] = {"code": code(), "rows": [asdict(row) for row in rows]}
         save(cells, results)
         say(f"{attack}: {time.perf_counter() - began:.0f} s; {rows[-1].power} of {rows[-1].length} tokens found")
@@ -197,14 +198,6 @@ def written(
         atomic_write(file, json.dumps(kept))
         say(f"wrote {len(missing)} documents in {time.perf_counter() - began:.0f} s")
     return [{"slot": d["slot"], "ids": d["ids"][:tokens]} for d in kept[:count]]
-
-
-def test_of(detector: NativeDetector) -> Callable[[Any], float]:
-    def test(ids_T: Any) -> float:
-        (n,), (total,) = detector.totals_batch(ids_T, np.array([0, len(ids_T)]), 0)
-        return detector.log10_tail(int(n), float(total))
-
-    return test
 
 
 def naming(

@@ -36,7 +36,7 @@ from spiritsafe.watermark._seen import DocumentSeen
 from spiritsafe.watermark._spans import find_spans
 from spiritsafe.watermark._types import F64, Reading
 
-__all__ = ["Candidate", "Traced", "Tracer"]
+__all__ = ["Candidate", "Traced", "Tracer", "best_epoch", "epoch_log10_p"]
 
 Spans = tuple[tuple[int, int], ...]
 _BLOCK = 1 << 16  # accounts a call: often enough for progress
@@ -143,26 +143,20 @@ class Tracer:
         return self._traced(joined.take(self._seen.first(joined.inputs)), tokens, located=False)
 
     def _traced(self, reading: Reading, n_tokens: int, located: bool) -> Traced:
-        tests = []
-        for trial in range(len(self.detector.trials)):
-            scores = self.detector.scores(reading, trial)
-            n = int(scores.counted.sum())
-            tests.append((self.detector.log10_tail(n, float(scores.values[scores.counted].sum())), trial, n))
-        log10_p, trial, n_scored = min(tests)
-        log10_p = pvalue.bonferroni(log10_p, len(tests))
+        trial, n_scored, log10_p = best_epoch(self.detector, reading)
         passed = log10_p <= self.log10_gate
         n_account, candidates = self._candidates(reading, trial, located) if passed else (0, ())
         spans: Spans = ()
         if located and passed:
             scores = self.detector.scores(reading, trial)
             positions = reading.positions[scores.counted]
-            spans = self._spans(scores.values[scores.counted], positions, len(tests), self.log10_gate)
+            spans = self._spans(scores.values[scores.counted], positions, len(self.detector.trials), self.log10_gate)
         return Traced(
             n_tokens=n_tokens,
             n_scored=n_scored,
             log10_p=log10_p,
             epoch=self.detector.trials[trial],
-            epochs_tried=len(tests),
+            epochs_tried=len(self.detector.trials),
             spans=spans,
             passed=passed,
             n_account=n_account,
@@ -221,6 +215,23 @@ class Tracer:
                 self._progress.update("keys", min(low + _BLOCK, count), count)
             self._account_keys[trial] = b"".join(parts)
         return self._account_keys[trial]
+
+
+def best_epoch(detector: NativeDetector, reading: Reading) -> tuple[int, int, float]:
+    """(trial, positions scored, log10 p corrected for all trials) of a deduplicated reading's best epoch."""
+    tests = []
+    for trial in range(len(detector.trials)):
+        scores = detector.scores(reading, trial)
+        n = int(scores.counted.sum())
+        tests.append((detector.log10_tail(n, float(scores.values[scores.counted].sum())), trial, n))
+    log10_p, trial, n = min(tests)
+    return trial, n, pvalue.bonferroni(log10_p, len(tests))
+
+
+def epoch_log10_p(detector: NativeDetector, ids_T: U32, first: int = 0) -> float:
+    """log10 p of one text's best epoch, corrected for the epochs tried; ids before `first` are never scored."""
+    reading = detector.read(ids_T, first)
+    return best_epoch(detector, reading.take(DocumentSeen().first(reading.inputs)))[2]
 
 
 def _joined(readings: list[Reading]) -> Reading:

@@ -25,7 +25,7 @@ class Paraphrase:
 
     def __init__(self, label: str, sentences_each: int, tools: Tools) -> None:
         if tools.rewrite is None:
-            raise BadInput(f"--attack {label}: needs a language model; give --rewriter MODEL or --rewriter-url URL")
+            raise BadInput(f"--attack {label}: needs a language model; give --rewriter, local weights or an API's URL")
         self.label, self.size, self.rewrite = label, sentences_each, tools.rewrite
 
     def run(self, texts: Sequence[Text], seed: int) -> list[Text]:
