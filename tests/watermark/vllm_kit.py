@@ -142,12 +142,14 @@ class OlderHost:
         self.update(moved=[(one, two, self.api.Direction.SWAP)])
 
     def remove(self, row: int) -> Request:
-        """Take a request out; the last row moves to its place, as the runner condenses its batch."""
+        """Take a request out. The last row moves to its place, which then is not told as removed."""
         gone, last = self.rows[row], len(self.rows) - 1
-        moved = [] if row == last else [(last, row, self.api.Direction.UNIDIRECTIONAL)]
         self.rows[row] = self.rows[last]
         self.rows.pop()
-        self.update(removed=[row], moved=moved)
+        if row == last:
+            self.update(removed=[row])
+        else:
+            self.update(moved=[(last, row, self.api.Direction.UNIDIRECTIONAL)])
         return gone
 
     def step(self, prefilling: Sequence[Request] = ()) -> None:

@@ -167,10 +167,11 @@ class SwappedRows:
     def update(self, update: Any) -> None:
         if update is None:
             return
+        # A row that another request takes over, by being added or moved there, is not listed as removed.
         for row in update.removed:
-            self._park(row)
+            self._park(self._rows.pop(row, None))
         for row, params, prompt, output in update.added:
-            self._park(row)
+            self._park(self._rows.pop(row, None))
             # The same list object means that a request has come back, after a pause or a preemption.
             back = self._parked.pop(id(output), None)
             self._rows[row] = back or _Reply(self._sources.maker(params), params, prompt, output)
@@ -178,7 +179,9 @@ class SwappedRows:
             moved, replaced = self._rows.pop(one, None), self._rows.pop(two, None)
             if moved is not None:
                 self._rows[two] = moved
-            if replaced is not None and direction.name == "SWAP":
+            if direction.name != "SWAP":
+                self._park(replaced)
+            elif replaced is not None:
                 self._rows[one] = replaced
 
     def apply(self, logits_BV: torch.Tensor) -> torch.Tensor:
@@ -196,8 +199,7 @@ class SwappedRows:
         logits_BV[rows] = one_hot(shaped, chosen).to(logits_BV.dtype)
         return logits_BV
 
-    def _park(self, row: int) -> None:
-        reply = self._rows.pop(row, None)
+    def _park(self, reply: _Reply | None) -> None:
         if reply is not None:
             self._parked[id(reply.output)] = reply  # which keeps the list alive, so that its id stays its own
             if len(self._parked) > _PARKED:
