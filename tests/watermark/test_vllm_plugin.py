@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -96,6 +97,18 @@ def test_rows_that_swap_move_pause_and_come_back(api: Any, keys: KeySet, late: s
         assert r.truth[:LENGTH] == alone(keys, r)
 
 
+def test_tokens_that_the_host_takes_back_are_forgotten(api: Any) -> None:
+    host = older(api)
+    host.add(request(api, 1))
+    for _ in range(6):
+        host.step()
+    del host.rows[0].output[3:]  # a failed transfer of the cache: the runner shortens its list
+    del host.rows[0].truth[3:]
+    host.step()
+    (reply,) = host.processor._rows._rows.values()
+    assert reply.tokens == host.rows[0].truth
+
+
 def test_a_row_taken_over_by_another_request(api: Any, keys: KeySet) -> None:
     host = older(api)
     host.add(request(api, 1), request(api, 2))
@@ -123,9 +136,12 @@ def test_the_newer_runner_slots_and_chunks(api: Any, keys: KeySet) -> None:
         assert r.truth[:LENGTH] == alone(keys, r)
     # The slot's next tenant is a reply of its own; a prompt shorter than the context is no error.
     host.add(2, request(api, 9, prompt=[7]))
+    with patch.object(_vllm_rows, "choose_marked", wraps=_vllm_rows.choose_marked) as chosen:
+        host.step([2])
+    assert chosen.call_args.args[1] == [[7]]
     for _ in range(LENGTH):
         host.step([2])
-    assert host.requests[2].truth == alone(keys, host.requests[2])
+    assert host.requests[2].truth[:LENGTH] == alone(keys, host.requests[2])
 
 
 def test_marks_are_found_and_name_the_key_set(api: Any, keys: KeySet, tmp_path: Path) -> None:
