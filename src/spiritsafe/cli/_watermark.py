@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from spiritsafe.cli import _watermark_attack, _watermark_keys, _watermark_trace
+from spiritsafe.cli import _watermark_attack, _watermark_detect, _watermark_keys, _watermark_trace
 
 __all__ = ["register"]
 
@@ -13,5 +13,6 @@ def register(app: typer.Typer) -> None:
     watermark = typer.Typer(help="Watermarks: keys, detection, tracing, attacks.", no_args_is_help=True)
     app.add_typer(watermark, name="watermark")
     _watermark_keys.register(watermark)
+    _watermark_detect.register(watermark)
     _watermark_trace.register(watermark)
     _watermark_attack.register(watermark)

@@ -27,7 +27,7 @@ class Scheme(Protocol):
     context_width: int
 
     def mark(self, hashes_B: U64, probs_BV: Any) -> Any:
-        """The distributions to sample from instead of `probs_BV` (float32 torch, rows sum to 1), given context hashes."""
+        """The distributions to sample from instead of `probs_BV` (float32 torch, rows sum to 1), a context hash each."""
 
     def scores(self, hashes_N: U64, tokens_N: U32) -> F64:
         """Score of each token (N,) after contexts with these hashes."""
@@ -49,8 +49,8 @@ class Scheme(Protocol):
 class Reading:
     """What a document offers for scoring, before deduplication.
 
-    inputs: (N,) identity of what the PRF hashes for a position, the scored token included. Equal inputs are equal coins:
-        only the first of them counts.
+    inputs: (N,) identity of what the PRF hashes for a position, the scored token included. Equal inputs are equal
+        coins: only the first of them counts.
     positions: (N,) indices of the scored tokens in the document.
     windows: (N, k) context tokens, and tokens: (N,) scored tokens; an adapter may keep what it needs instead.
     """
@@ -93,7 +93,7 @@ class Detector(Protocol):
         """Detectors that differ in their key only: a deterministic function of the public `seed`."""
 
     def decoy_totals(self, reading: Reading, trial: int, seed: bytes, count: int) -> tuple[int, F64]:
-        """(n, sums (count,)) of a deduplicated reading under the keys of `decoys`, at once. Only if not keyed_reading."""
+        """(n, sums (count,)) of a deduplicated reading under the keys of `decoys`, at once. Not if keyed_reading."""
 
     def log10_tail(self, n: int, total: float) -> float:
         """log10 P(sum of n scores ≥ total) under H0: exact or an upper bound; 0.0 for n = 0."""
