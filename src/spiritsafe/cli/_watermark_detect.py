@@ -58,7 +58,9 @@ def detect(
     epoch: Annotated[
         list[str] | None, typer.Option("--epoch", metavar="NAME", help="Only these epochs; default: all.")
     ] = None,
-    decoys: Annotated[int, typer.Option(min=0, help="Decoy keys for the rank p-value; 0 for none.")] = 1000,
+    decoys: Annotated[
+        int, typer.Option(min=0, help="Decoy keys K for the rank p-value, at best 1/(K+1); 0: none.")
+    ] = 1000,
     decoy_seed: Annotated[
         str | None, typer.Option("--decoy-seed", metavar="TEXT", help="Public seed that the decoy keys come from.")
     ] = None,
@@ -113,7 +115,6 @@ def detect(
     )
     weigh = _weights(entropy_model) if entropy_model else None
     rows: list[dict[str, Any]] = []
-    warnings: list[str] = []
     read = 0
     with watching() as progress, _sink(out) as write:
         for document in read_inputs(inputs, loaded):
@@ -133,12 +134,10 @@ def detect(
     if entropy_model is None:
         pooled = _described("", corpus.pooled())
         found["pooled"] = {key: value for key, value in pooled.items() if key not in ("id", "spans", "span_log10_p")}
-    if decoys and 1 / (1 + decoys) > level:
-        warnings.append(f"{decoys} decoys: rank_p cannot go below {1 / (1 + decoys):.2g}; log10_p is not limited by it")
     if as_json:
-        print_json({**found, "warnings": warnings})
+        print_json(found)
     else:
-        _say(found, read, level, warnings)
+        _say(found, read, level)
 
 
 def _engine(engine: str, params: Path | None) -> tuple[Detector, int | None]:
@@ -231,7 +230,7 @@ def _described(name: str, row: Row) -> dict[str, Any]:
     return described
 
 
-def _say(found: dict[str, Any], read: int, level: float, warnings: list[str]) -> None:
+def _say(found: dict[str, Any], read: int, level: float) -> None:
     rows = found["documents"]
     if rows:
         print_table(
@@ -256,8 +255,6 @@ def _say(found: dict[str, Any], read: int, level: float, warnings: list[str]) ->
     best = min([*rows, *([pooled] if pooled else [])], key=lambda row: row["log10_p"], default=None)
     if best is not None:
         print(_finding(best, level))
-    for warning in warnings:
-        print(f"note: {warning}")
 
 
 def _finding(row: dict[str, Any], level: float) -> str:

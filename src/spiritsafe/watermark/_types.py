@@ -27,7 +27,7 @@ class Scheme(Protocol):
     context_width: int
 
     def mark(self, hashes_B: U64, probs_BV: Any) -> Any:
-        """The distributions to sample from instead of `probs_BV` (float32 torch, rows sum to 1), a context hash each."""
+        """The distributions to sample from instead of `probs_BV` (float32 torch, rows sum to 1); a hash a row."""
 
     def scores(self, hashes_N: U64, tokens_N: U32) -> F64:
         """Score of each token (N,) after contexts with these hashes."""
