@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spiritsafe.watermark._marking import SchemeName
     from spiritsafe.watermark._trace import Traced
 
-__all__ = ["register"]
+__all__ = ["register", "scheme_name"]
 
 
 def register(watermark: typer.Typer) -> None:
@@ -64,13 +64,23 @@ def trace(
     loaded = None if tokenizer is None else open_tokenizer(tokenizer, key_set)
     with watching() as progress:
         tracer = Tracer(
-            key_set, listed, level=level, gate=gate, top=top, epochs=epoch, scheme=_scheme(scheme), progress=progress
+            key_set,
+            listed,
+            level=level,
+            gate=gate,
+            top=top,
+            epochs=epoch,
+            scheme=scheme_name(scheme),
+            progress=progress,
         )
         documents = read_inputs(inputs, loaded)
         if pool:
             traced = [("pooled", tracer.trace_pool((document.ids, document.first) for document in documents))]
         else:
-            traced = [(document.id, tracer.trace(document.ids, document.first)) for document in documents]
+            traced = []
+            for done, document in enumerate(documents, 1):
+                traced.append((document.id, tracer.trace(document.ids, document.first)))
+                progress.update("documents", done, None)
     if as_json:
         rows = [{"id": name, **asdict(row)} for name, row in traced]
         found = {"documents": [], "pooled": asdict(traced[0][1])} if pool else {"documents": rows}
@@ -80,7 +90,7 @@ def trace(
         _say(name, row, level, gate)
 
 
-def _scheme(name: str | None) -> SchemeName | None:
+def scheme_name(name: str | None) -> SchemeName | None:
     if name is None:
         return None
     from spiritsafe.errors import BadInput

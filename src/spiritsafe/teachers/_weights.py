@@ -100,12 +100,13 @@ def load_weights(source: str | Path, dtype: str = "auto", device: str = "auto", 
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """Only the tokenizer of `source` (see `load_weights`).
+    """Only the tokenizer of `source` (see `load_weights`), which may be a folder that holds nothing else.
 
     Raises:
         BadInput: there is no usable tokenizer there.
     """
-    where = _locate(source)
+    alone = Path(source).expanduser()
+    where = _Where(alone) if (alone / "tokenizer_config.json").is_file() else _locate(source)
     with _loading(where):
         return _tokenizer(where)
 
