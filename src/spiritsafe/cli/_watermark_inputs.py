@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,10 +61,12 @@ def read_inputs(sources: Sequence[str], tokenizer: Any, *, encode: bool = True) 
         if source.endswith(".parquet"):
             rows = _parquet(Path(source))
         else:
-            text = _text(source)
-            if source.endswith((".jsonl", ".ndjson")) or (source == "-" and _is_json(text)):
-                rows = _jsonl(source, text)
+            lines = _lines(source)
+            head = next(lines, b"") if source == "-" else b""
+            if source.endswith((".jsonl", ".ndjson")) or _is_json(head):
+                rows = _jsonl(source, itertools.chain([head] if head else [], lines))
             else:
+                text = _decoded(source, head + b"".join(lines), 0)
                 rows = iter([(source, source, {"text": text})])
         for where, name, row in rows:
             yield _input(where, name, row, tokenizer, encode)
@@ -94,30 +97,38 @@ def _ids(where: str, field: str, given: Any) -> list[int]:
     return list(given)
 
 
-def _text(source: str) -> str:
+def _lines(source: str) -> Iterator[bytes]:
+    """The source's lines as they are read, so that a corpus need not fit into memory."""
     try:
-        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        with sys.stdin.buffer if source == "-" else Path(source).open("rb") as file:
+            yield from file
     except FileNotFoundError:
         raise BadInput(f"{source}: no such file; give a text, JSONL or Parquet file, or - for stdin") from None
     except OSError as error:
         raise BadInput(f"{source}: cannot be read ({error.strerror})") from None
+
+
+def _decoded(source: str, raw: bytes, offset: int) -> str:
     if b"\0" in raw:
         raise BadInput(f"{source}: binary, not text; give a text, JSONL or Parquet file")
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig" if offset == 0 else "utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{source}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        raise BadInput(f"{source}: not UTF-8 at byte {offset + error.start}; save it as UTF-8") from None
 
 
-def _is_json(text: str) -> bool:
+def _is_json(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(text.lstrip().split("\n", 1)[0]), dict)
+        return isinstance(json.loads(line), dict)
     except ValueError:
         return False
 
 
-def _jsonl(source: str, text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
+def _jsonl(source: str, lines: Iterable[bytes]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    offset = 0
+    for number, raw in enumerate(lines, 1):
+        line = _decoded(source, raw, offset)
+        offset += len(raw)
         if not line.strip():
             continue
         where = f"{source}: line {number}"
