@@ -3,7 +3,7 @@
 The embedded teacher writes documents of 800 tokens at T = 1.0, each for an account of its own. They, and the key set,
 stay in runs/proof/watermark-attacks/, so that a study goes on where it stopped and attacks the same texts. Each attack
 is one cell; cells already there for the same documents are kept (`--again` redoes them). Results go to
-benchmarks/results/watermark_attacks.json with the hash of the code they came from, the tables into
+benchmarks/results/watermark-attacks.json with the hash of the code they came from, the tables into
 docs/watermark/attacks.md and trace.md between their markers. About ten minutes on two cores.
 """
 
@@ -36,7 +36,7 @@ from spiritsafe.watermark.attacks import PARAPHRASE_PROMPT, PowerRow, Text, Tool
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "runs" / "proof" / "watermark-attacks"
-RESULTS = ROOT / "benchmarks" / "results" / "watermark_attacks.json"
+RESULTS = ROOT / "benchmarks" / "results" / "watermark-attacks.json"
 DOCS = ROOT / "docs" / "watermark"
 LENGTHS, LEVELS, ACCOUNTS = (100, 200, 400, 800), (1e-3, 1e-6), 1_000_000
 STEP = 25  # grid of lengths on which naming is read off

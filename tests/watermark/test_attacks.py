@@ -186,6 +186,11 @@ def test_odd_spaces_keep_the_words_and_are_undone() -> None:
     assert attacked("normalise", out.text)[0].text == PROSE
 
 
+def test_normalising_leaves_the_layout_of_code() -> None:
+    code = "def f(x):\n    if x:\n\treturn 1\n\n    return 0\n"
+    assert attacked("normalise", code)[0].text == code
+
+
 def test_normalising_leaves_greek_and_russian_alone() -> None:
     text = "Все люди рождаются свободными. а у о Όλοι οι άνθρωποι"
     assert attacked("normalise", text)[0].text == unicodedata.normalize("NFC", text)

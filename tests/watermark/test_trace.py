@@ -60,6 +60,18 @@ def test_every_scheme_traces_with_its_own_exact_tail(scheme: str) -> None:
     assert stats.kstest([10 ** marks.log10_tail(n, float(t)) for t in totals], "uniform").pvalue > 1e-4
 
 
+@pytest.mark.slow
+def test_the_right_one_of_a_million_and_nobody_beside_him() -> None:
+    keys = key_set(20)
+    tracer = Tracer(keys, accounts(1_000_000))
+    for slot, seed in ((1, 1), (523_456, 2), (1_000_000, 3)):
+        traced = tracer.trace(write(keys, EPOCH, slot, 300, seed))
+        assert [c.slot for c in traced.candidates] == [slot]
+        assert traced.candidates[0].log10_p_family == pytest.approx(traced.candidates[0].log10_p + 6)
+    assert tracer.trace(write(keys, EPOCH, None, 300, 4)).candidates == ()
+    assert tracer.trace(write(keys, EPOCH, 1_048_000, 300, 5)).candidates == ()
+
+
 def test_two_and_three_accounts_in_one_text_are_all_named() -> None:
     keys = key_set(3)
     tracer = Tracer(keys, accounts(1000))

@@ -202,7 +202,8 @@ class Tracer:
             high = min(low + _BLOCK, count)
             part = keys[low * KEY_BYTES : high * KEY_BYTES]
             n, totals[low:high] = self.detector.account_totals(reading, trial, part)
-            self._progress.update("trace", high, count)
+            if high < count:  # a line of its own for every finished text would drown what matters
+                self._progress.update("accounts", high, count)
         return n, totals
 
     def account_keys(self, trial: int) -> bytes:

@@ -17,7 +17,8 @@ _BACK = str.maketrans(_ALIKE, _LATIN)
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
 _ODD_SPACES = ("\u00a0", "\u2009", "\u202f", "  ")
 _GAP = re.compile(r"(?<=\S) (?=\S)")
-_SPACES = re.compile(r"[^\S\n]+")
+_ODD_SPACE = re.compile(r"[^\S\n\r\t]")
+_WIDE_GAP = re.compile(r"(?<=\S) {2,}(?=\S)")
 _NOT_LATIN = re.compile(r"[Ͱ-ϿЀ-ԯ]")
 
 
@@ -89,8 +90,9 @@ class Retokenise:
 class Normalise:
     """Not an attack but the answer to two: what a detector can undo before it tokenises.
 
-    Drops zero-width characters, makes odd spaces plain, and reads look-alikes as Latin: in words that have Latin
-    letters too, and everywhere in a text without any other Greek or Cyrillic letter, so that Greek and Russian stay.
+    Drops zero-width characters, makes odd spaces plain, one between words, and reads look-alikes as Latin: in words
+    that have Latin letters too, and everywhere in a text without any other Greek or Cyrillic letter, so that Greek and
+    Russian stay.
     """
 
     def __init__(self, label: str) -> None:
@@ -102,7 +104,7 @@ class Normalise:
 
 def _plain(text: str) -> str:
     text = unicodedata.normalize("NFC", text.translate({ord(c): None for c in _INVISIBLE}))
-    text = _SPACES.sub(" ", text).strip()
+    text = _WIDE_GAP.sub(" ", _ODD_SPACE.sub(" ", text))
     foreign = _NOT_LATIN.search(text.translate(_BACK))
     return re.sub(r"\w+", lambda match: _as_latin(match[0], everywhere=not foreign), text)
 
