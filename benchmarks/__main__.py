@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("collector", "engine", "loss", "train_step")
+NAMES = ("collector", "engine", "loss", "train_step", "watermark_hf")
 
 
 def main(names: list[str]) -> int:

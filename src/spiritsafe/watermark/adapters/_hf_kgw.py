@@ -51,6 +51,8 @@ VERSIONS = "transformers 5.23.0 with torch 2.13.0, on a CPU"
 _TABLE = 1_000_003
 _MODULUS = 2**64 - 1
 _CACHE_BYTES = 256 << 20
+_NEVER, _ONCE = np.int32(-1), np.int32(-2)  # instead of a list's slot: how often it was asked for
+_OFTEN = 4  # tokens after one seed from which on a list is drawn at once
 
 
 class HfKgwParams(StrictModel):
@@ -229,13 +231,13 @@ def _decoy_keys(seed: bytes, count: int) -> list[int]:
 class _GreenLists:
     """Left-hash lists as bit sets by previous token: text asks for the same few again and again.
 
-    The first that come are kept, up to 256 MiB; the rest are followed anew each time.
+    A list is drawn when asked for a second time, and kept, up to 256 MiB of them. Other tokens are followed.
     """
 
     def __init__(self, vocab: int, green: int) -> None:
         self._vocab, self._green = vocab, green
         self._most = max(1, _CACHE_BYTES // (vocab // 8 + 1))
-        self._slots: NDArray[np.int32] | None = None
+        self._slots = np.empty(0, np.int32)
         self._bits = np.empty((0, vocab // 8 + 1), np.uint8)
         self._used = 0
         self._lock = threading.Lock()
@@ -245,36 +247,41 @@ class _GreenLists:
             slots = self._slots_of(seeds_N, before_N)
             bits = self._bits
         known = slots >= 0
-        if known.all():
-            green: NDArray[np.bool_] = _look_up(bits, slots, tokens_N)
-            return green
         out = np.empty(len(slots), np.bool_)
         out[known] = _look_up(bits, slots[known], tokens_N[known])
         out[~known] = _among(seeds_N[~known], tokens_N[~known], self._vocab, self._green)
         return out
 
     def _slots_of(self, seeds_N: U32, before_N: U32) -> NDArray[np.int32]:
-        """Where each list is (N,), −1 if it is not kept; new ones are drawn while there is room."""
-        if self._slots is None:
-            self._slots = np.full(self._vocab, -1, np.int32)
+        """Where each list is (N,), negative if it is not kept."""
+        if not len(self._slots):
+            self._slots = np.full(self._vocab, _NEVER, np.int32)
         missing = np.flatnonzero(self._slots[before_N] < 0)
         if len(missing) and self._used < self._most:
-            new, at = np.unique(before_N[missing], return_index=True)
-            room = self._most - self._used
-            new, seeds = new[:room], seeds_N[missing][at[:room]]
-            last = self._used + len(new)
-            if last > len(self._bits):
-                grown = np.empty((min(max(last, 2 * len(self._bits)), self._most), self._bits.shape[1]), np.uint8)
-                grown[: self._used] = self._bits[: self._used]
-                self._bits = grown
-            for slot, seed in enumerate(seeds, self._used):
-                mask = np.zeros(8 * self._bits.shape[1], np.bool_)
-                mask[permutation_head(seed, self._vocab, self._green)] = True
-                self._bits[slot] = np.packbits(mask, bitorder="little")
-            self._slots[new] = np.arange(self._used, last, dtype=np.int32)
-            self._used = last
+            asked, at, counts = np.unique(before_N[missing], return_index=True, return_counts=True)
+            again = (counts >= _OFTEN) | (self._slots[asked] == _ONCE)
+            self._slots[asked[~again]] = _ONCE
+            self._draw(asked[again], seeds_N[missing[at[again]]])
         slots: NDArray[np.int32] = self._slots[before_N]
         return slots
+
+    def _draw(self, before_M: U32, seeds_M: U32) -> None:
+        before_M = before_M[: self._most - self._used]
+        last = self._used + len(before_M)
+        if last > len(self._bits):
+            grown = np.zeros((min(max(last, 2 * len(self._bits)), self._most), self._bits.shape[1]), np.uint8)
+            grown[: self._used] = self._bits[: self._used]
+            self._bits = grown
+        for slot, seed in zip(range(self._used, last), seeds_M, strict=False):
+            _set_bits(self._bits[slot], permutation_head(seed, self._vocab, self._green))
+        self._slots[before_M] = np.arange(self._used, last, dtype=np.int32)
+        self._used = last
+
+
+@njit(cache=True)
+def _set_bits(bits: NDArray[np.uint8], tokens_N: I32) -> None:
+    for token in tokens_N:
+        bits[token >> 3] |= np.uint8(1 << (token & 7))
 
 
 @njit(cache=True)
