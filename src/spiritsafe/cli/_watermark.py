@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from spiritsafe.cli import _watermark_attack, _watermark_detect, _watermark_keys, _watermark_trace
+from spiritsafe.cli import _watermark_attack, _watermark_bench, _watermark_detect, _watermark_keys, _watermark_trace
 
 __all__ = ["register"]
 
@@ -16,3 +16,4 @@ def register(app: typer.Typer) -> None:
     _watermark_detect.register(watermark)
     _watermark_trace.register(watermark)
     _watermark_attack.register(watermark)
+    _watermark_bench.register(watermark)
