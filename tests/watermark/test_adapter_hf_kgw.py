@@ -130,14 +130,20 @@ def test_what_is_hashed_is_deduplicated_not_the_window() -> None:
     assert len(set(reading.inputs.tolist())) < len(windows) < len(reading.inputs)
 
 
-def test_token_zero_and_ids_outside_the_vocabulary_are_not_scored() -> None:
-    ids = np.array([5, 0, 7, 8, VOCAB, 9, 10, 2**32 - 1, 11], np.uint32)
-    assert detector().read(ids, 0).positions.tolist() == [1, 3, 6]
-    assert detector(seeding_scheme="selfhash", context_width=2).read(ids, 0).positions.tolist() == [1, 2, 3, 6]
-    assert detector().read(ids, 3).positions.tolist() == [3, 6]
+def test_tokens_after_token_zero_are_not_scored() -> None:
+    ids = np.array([5, 0, 7, 8, VOCAB - 1, 0, 0], np.uint32)
+    assert detector().read(ids, 0).positions.tolist() == [1, 3, 4, 5]
+    assert detector(seeding_scheme="selfhash", context_width=2).read(ids, 0).positions.tolist() == [1, 2, 3, 4, 5, 6]
+    assert detector().read(ids, 3).positions.tolist() == [3, 4, 5]
 
 
-@pytest.mark.parametrize("ids", [[], [1], [VOCAB, VOCAB + 1]])
+@pytest.mark.parametrize("ids", [[5, VOCAB, 3], [1, 2**32 - 1]])
+def test_ids_outside_the_vocabulary_are_told(ids: list[int]) -> None:
+    with pytest.raises(BadInput, match=f"{ids[1]} at position 1 is outside the vocabulary of {VOCAB}"):
+        detector().read(np.array(ids, np.uint32), 0)
+
+
+@pytest.mark.parametrize("ids", [[], [1]])
 def test_nothing_to_score(ids: list[int]) -> None:
     for scheme in ("lefthash", "selfhash"):
         found = detector(seeding_scheme=scheme, context_width=2)
@@ -246,14 +252,14 @@ def test_a_keyed_reading_lets_each_decoy_read() -> None:
     assert not detector().keyed_reading
 
 
-def test_lists_that_are_not_kept_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_that_are_not_kept_are_drawn_again() -> None:
     ids = corpus("licence", VOCAB)[:500]
-    large, kept = detector(), evidence(detector(), ids)
-    monkeypatch.setattr("spiritsafe.watermark.adapters._hf_kgw._CACHE_BYTES", 20 * (VOCAB // 8 + 1))
-    small = detector()
-    for _ in range(3):
-        assert evidence(small, ids) == evidence(large, ids) == kept
-    assert len(small._lists._bits) == 20 < len(large._lists._bits)
+    large = detector()
+    for lists in (0, 20):
+        small = HfKgw(large._params, kept_bytes=lists * (VOCAB // 8 + 1))
+        for _ in range(3):
+            assert evidence(small, ids) == evidence(large, ids)
+        assert len(small._lists._bits) == lists < len(large._lists._bits)
 
 
 def test_fewest() -> None:

@@ -10,7 +10,7 @@ Source: Kirchenbauer et al., "A Watermark for Large Language Models" (2023), Alg
 - the generator keeps the low 32 bits of a seed, and the green list is the first int(γV) of `randperm(V)`.
 
 So a coin is (32-bit seed, token), and that is what is deduplicated. A seed of 0, as left-hash has after token 0
-under every key, says nothing about the key and is not scored; nor are ids outside the vocabulary, never green.
+under every key, says nothing about the key and is not scored.
 
 **Why the binomial tail bounds.** Tokens after one seed are drawn without replacement, seeds are independent. Let
 g = int(γV) and c_i = 1/(V − i) + 2^-32, a bound on the chance that draw i, 32 bits modulo V − i, meets a given value.
@@ -72,7 +72,8 @@ class HfKgw:
     scheme: ClassVar[str] = "hf-kgw"
     trials: Sequence[str | None] = (None,)
 
-    def __init__(self, params: HfKgwParams) -> None:
+    def __init__(self, params: HfKgwParams, kept_bytes: int = _CACHE_BYTES) -> None:
+        """kept_bytes: of green lists, at most, from one document to the next."""
         key, size = params.hashing_key, params.vocab_size
         self._params = params
         self._vocab, self._green = size, int(size * params.greenlist_ratio)
@@ -89,7 +90,7 @@ class HfKgw:
         self._context = params.context_width - 1 if self._selfhash else 1
         self._chance = self._green / size + self._green / 2**32
         self._table: I32 | None = None
-        self._lists = _GreenLists(size, self._green)
+        self._lists = _GreenLists(size, self._green, kept_bytes)
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> HfKgw:
@@ -101,21 +102,28 @@ class HfKgw:
         return cls(parse_config(params, HfKgwParams, "hf-kgw params"))
 
     def read(self, ids_T: U32, first: int) -> Reading:
-        """Positions ≥ `first` with a context. Inputs: seed · 2^32 + token; previous token for seed if as good."""
+        """Positions ≥ `first` with a context. Inputs: seed · 2^32 + token; previous token for seed if as good.
+
+        Raises:
+            BadInput: an id outside the vocabulary.
+        """
         ids = np.ascontiguousarray(ids_T, np.uint32)
+        if len(ids) and ids.max() >= self._vocab:
+            at = int(np.argmax(ids >= self._vocab))
+            raise BadInput(
+                f"hf-kgw: token id {ids[at]} at position {at} is outside the vocabulary of {self._vocab}; vocab_size is"
+                " the model config's, and the ids are its own tokenizer's"
+            )
         start = max(first, self._context)
         if start >= len(ids):
-            return Reading(
-                np.empty(0, np.uint64), np.empty(0, np.int64), np.empty((0, self._context), np.uint32), ids[:0]
-            )
+            none = np.empty((0, self._context), np.uint32)
+            return Reading(np.empty(0, np.uint64), np.empty(0, np.int64), none, ids[:0])
         windows = np.lib.stride_tricks.sliding_window_view(ids, self._context + 1)[start - self._context :]
-        keep = np.asarray((windows < self._vocab).all(1))
-        positions, windows = start + np.flatnonzero(keep), windows[keep]
-        contexts, tokens = windows[:, :-1], windows[:, -1].copy()
+        contexts, tokens = windows[:, :-1], ids[start:]
         seeds = self._seeds(windows)
         who = seeds if self.keyed_reading else contexts[:, 0]
         inputs = (who.astype(np.uint64) << np.uint64(32)) | tokens
-        return Reading(inputs, positions, contexts, tokens).take(seeds != 0)
+        return Reading(inputs, np.arange(start, len(ids)), contexts, tokens).take(seeds != 0)
 
     def scores(self, reading: Reading, trial: int) -> Scores:
         """1.0 where the token is green. Trial 0 is the only one."""
@@ -131,7 +139,7 @@ class HfKgw:
         keys = _decoy_keys(seed, count)
 
         def decoy(index: int) -> HfKgw:
-            return HfKgw(self._params.model_copy(update={"hashing_key": keys[index]}))
+            return HfKgw(self._params.model_copy(update={"hashing_key": keys[index]}), kept_bytes=0)
 
         return Decoys(decoy, count)
 
@@ -229,14 +237,11 @@ def _decoy_keys(seed: bytes, count: int) -> list[int]:
 
 
 class _GreenLists:
-    """Left-hash lists as bit sets by previous token: text asks for the same few again and again.
+    """Left-hash lists as bit sets by previous token: drawn when asked for a second time, kept while there is room."""
 
-    A list is drawn when asked for a second time, and kept, up to 256 MiB of them. Other tokens are followed.
-    """
-
-    def __init__(self, vocab: int, green: int) -> None:
+    def __init__(self, vocab: int, green: int, kept_bytes: int) -> None:
         self._vocab, self._green = vocab, green
-        self._most = max(1, _CACHE_BYTES // (vocab // 8 + 1))
+        self._most = kept_bytes // (vocab // 8 + 1)
         self._slots = np.empty(0, np.int32)
         self._bits = np.empty((0, vocab // 8 + 1), np.uint8)
         self._used = 0
