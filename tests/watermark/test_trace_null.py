@@ -11,7 +11,7 @@ from spiritsafe.keys import KeySet
 from spiritsafe.watermark._accounts import Accounts
 from spiritsafe.watermark._trace import Tracer
 
-TRIALS, LEVEL, GATE = 2000, 0.05, 0.5
+TRIALS, LEVEL, GATE = 1200, 0.05, 0.5
 SUSPECTS = Accounts(tuple(f"acct_{slot}" for slot in range(1, 101)), tuple(range(1, 101)))
 EPOCHS = ("2026-10", "2026-11")
 
