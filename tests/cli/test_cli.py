@@ -26,6 +26,8 @@ COMMANDS = [
     ["terms", "list"],
     ["terms", "show"],
     ["terms", "check"],
+    *(["watermark", "keys", name] for name in ("new", "rotate", "show", "commit", "open", "verify")),
+    *(["watermark", name] for name in ("detect", "trace", "attack", "bench")),
 ]
 
 
