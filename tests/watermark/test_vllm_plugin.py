@@ -144,6 +144,26 @@ def test_the_newer_runner_slots_and_chunks(api: Any, keys: KeySet) -> None:
     assert host.requests[2].truth[:LENGTH] == alone(keys, host.requests[2])
 
 
+def test_a_processor_that_runs_twice_changes_nothing(api: Any, keys: KeySet) -> None:
+    class Twice:
+        def __init__(self) -> None:
+            self.each = [api.kind(engine_config(), torch.device("cpu"), False) for _ in range(2)]
+
+        def update_state(self, update: Any) -> None:
+            for processor in self.each:
+                processor.update_state(update)
+
+        def apply(self, logits: torch.Tensor) -> torch.Tensor:
+            return self.each[1].apply(self.each[0].apply(logits))
+
+    host = OlderHost(api, Twice())
+    asked = request(api, 4)
+    host.add(asked)
+    for _ in range(LENGTH):
+        host.step()
+    assert asked.truth == alone(keys, asked)
+
+
 def test_marks_are_found_and_name_the_key_set(api: Any, keys: KeySet, tmp_path: Path) -> None:
     host = older(api)
     asked = [request(api, None, temperature=t) for t in (1.0, 1.0, 1.0)]
