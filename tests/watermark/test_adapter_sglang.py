@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from spiritsafe import pvalue
 from spiritsafe.errors import BadInput
 from spiritsafe.watermark._seen import DocumentSeen
 from spiritsafe.watermark._types import Detector
@@ -46,6 +47,10 @@ def hashes_of(key: str, contexts: Any, tokens: Any) -> np.ndarray:
     return murmur.hashes(np.full(len(tokens), state, np.uint32), contexts, tokens)
 
 
+def coins_of(key: str, key_b: str, contexts: Any) -> np.ndarray:
+    return murmur.coins(np.uint32(murmur.coin_state(integer(key), integer(key_b))), u32(contexts))
+
+
 def context_hash(tokens: Sequence[int]) -> int:
     """Of a whole prompt, as the reading of the token after it has it."""
     reading = engine_detector("sglang-gumbel", {"key": "1", "context_window": 64}).read(u32([*tokens, 0]), len(tokens))
@@ -75,7 +80,7 @@ def test_hashes_are_the_engines_bit_for_bit() -> None:
 def test_coins_are_the_engines_bit_for_bit() -> None:
     data = vectors("sglang_hashes")
     for row in data["pairs"]:
-        coins = murmur.coins(integer(row["key"]), integer(row["key_b"]), u32(data["context_hashes"]))
+        coins = coins_of(row["key"], row["key_b"], data["context_hashes"])
         assert coins.tolist() == row["coins"]
 
 
@@ -129,9 +134,7 @@ def test_two_keys_of_one_state_are_one_key() -> None:
     assert one != other
     states = murmur.key_states(np.array([integer(one), integer(other)]))
     assert states[0] == states[1]
-    contexts = u32([1, 99, 12345])
-    third = np.uint64(7)
-    assert (murmur.coins(integer(one), third, contexts) == murmur.coins(integer(other), third, contexts)).all()
+    assert coins_of(one, "7", [1, 99, 12345]).tolist() == coins_of(other, "7", [1, 99, 12345]).tolist()
 
 
 # --- the null ---------------------------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ def reply(params: dict[str, Any] | None, length: int, seed: int, prompt: Sequenc
             continue
         used.add(context)
         key = params["key"]
-        if "key_b" in params and murmur.coins(integer(key), integer(params["key_b"]), u32([context]))[0] >= 2**31:
+        if "key_b" in params and coins_of(key, params["key_b"], [context])[0] >= 2**31:
             key = params["key_b"]
         u = (hashes_of(key, context, np.arange(VOCAB)) + 0.5) / 2.0**32
         ids.append(int(np.argmax(np.log(u) / probabilities)))
@@ -267,6 +270,49 @@ def test_another_accounts_text_says_nothing_in_the_partition_of_key_a() -> None:
             log10_p.append(detector.log10_tail(*scored(detector, text, 5)))
     assert np.median(combined) < -5
     nominal(partition)
+
+
+@pytest.mark.parametrize(
+    ("engine", "params"),
+    [
+        ("sglang-gumbel", {}),
+        ("sglang-gumbel", {"context_window": 1, "max_contexts": 20}),
+        ("sglang-gumbel", {"context_window": 2, "max_contexts": None}),
+        ("sglang-dual", {"context_window": 2, "mixing_probability": 0.3}),
+        ("sglang-dual", {"statistic": "key_a_partition"}),
+        ("sglang-dual", {"statistic": "key_b_partition", "max_contexts": None}),
+    ],
+)
+def test_totals_of_many_documents_are_those_of_each(engine: str, params: dict[str, Any]) -> None:
+    texts = [*documents(), u32([]), u32([1, 2, 3]), documents()[-1][:60]]
+    firsts = np.array([(3 * number) % 7 for number in range(len(texts))])
+    detector = engine_detector(engine, fresh_params(engine, np.random.default_rng(27)) | params)
+    assert isinstance(detector, SglangGumbel | SglangDual)
+    offsets = np.cumsum([0, *map(len, texts)])
+    for given in (firsts, None):
+        counts, totals = detector.totals_batch(np.concatenate(texts), offsets, 0, given)
+        each = [
+            scored(detector, text, int(first) if given is not None else 0)
+            for text, first in zip(texts, firsts, strict=True)
+        ]
+        assert counts.tolist() == [n for n, _ in each]
+        np.testing.assert_allclose(totals, [total for _, total in each], rtol=1e-12)
+    assert counts.sum() > 300
+
+
+def test_the_tail_is_the_gammas_at_any_depth() -> None:
+    detector = engine_detector("sglang-gumbel", {"key": "5"})
+    for n, total in (
+        (1, 0.0),
+        (1, 1e-3),
+        (9, 8.0),
+        (9, 9.0),
+        (300, 260.0),
+        (300, 420.0),
+        (300, 1500.0),
+        (5000, 20000.0),
+    ):
+        assert detector.log10_tail(n, total) == pytest.approx(pvalue.gamma(n, total), rel=1e-13, abs=1e-15)
 
 
 # --- decoys, planning, bad input --------------------------------------------------------------------------------------

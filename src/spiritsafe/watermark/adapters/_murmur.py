@@ -1,4 +1,4 @@
-"""MurmurHash3 x86-32 over 32-bit words, as SGLang hashes contexts, keys and tokens; kernels for one document.
+"""MurmurHash3 x86-32 over 32-bit words, as SGLang hashes contexts, keys and tokens; kernels for documents.
 
 Source: Appleby, MurmurHash3 (public domain), x86_32: the body for whole words, and the finaliser.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spiritsafe.watermark._prf import U32, U64
 from spiritsafe.watermark._types import F64
 
-__all__ = ["coins", "hashes", "key_states", "read", "scores", "totals"]
+__all__ = ["coin_state", "coins", "document_totals", "hashes", "key_states", "read", "scores", "totals"]
 
 _STEP = 2.0**-32
 _FACTORS = 30  # of at least 2^-32 each: their product is at least 2^-960, a normal double
@@ -71,9 +71,14 @@ def key_states(keys_N: U64) -> U32:
 
 
 @njit(cache=True, nogil=True)
-def coins(key_a: Any, key_b: Any, contexts_N: U32) -> U32:
-    """The coins (N,) of two keys after contexts with these hashes."""
-    state = _add_key(_add_key(uint32(0), key_a), key_b)
+def coin_state(key_a: Any, key_b: Any) -> Any:
+    """The state that two 64-bit keys leave for their coins."""
+    return _add_key(_add_key(uint32(0), key_a), key_b)
+
+
+@njit(cache=True, nogil=True)
+def coins(state: Any, contexts_N: U32) -> U32:
+    """The coins (N,) after contexts with these hashes, from the state of two keys."""
     out = np.empty(contexts_N.shape[0], np.uint32)
     for n in range(contexts_N.shape[0]):
         out[n] = _finish(_add(state, _word(contexts_N[n])), 5)
@@ -165,3 +170,78 @@ def read(ids_T: U32, start: int, width: int, most: int) -> tuple[U64, NDArray[np
         tokens[count] = ids_T[t]
         count += 1
     return inputs[:count], positions[:count], contexts[:count], tokens[:count]
+
+
+@njit(cache=True, nogil=True)
+def document_totals(
+    ids_T: U32,
+    offsets_D1: NDArray[np.int64],
+    firsts_D: NDArray[np.int64],
+    width: int,
+    most: int,
+    states_M: U32,
+    coin: Any,
+    below: int,
+    tested: int,
+) -> tuple[NDArray[np.int64], F64]:
+    """(n, sum of scores) (D,) of documents that stand one after another: read, deduplicated and scored in one pass.
+
+    firsts_D: where reading starts in each; 0 for after `width` tokens.  most: as for `read`, but with 0 each (context,
+    token) pair counts once.  coin, below: key 0 speaks where the coin is below, else key 1; −1 for one key.
+    tested: the key whose positions count; −1 for all.
+    """
+    documents = offsets_D1.shape[0] - 1
+    longest = 0
+    for d in range(documents):
+        longest = max(longest, offsets_D1[d + 1] - offsets_D1[d])
+    slots = 16
+    while slots < 2 * (min(longest, most) if most > 0 else longest):
+        slots *= 2
+    wrap = uint64(slots - 1)
+    table = np.empty(slots, np.uint64)
+    owner = np.zeros(slots, np.int64)  # which document wrote a slot, counted from 1: the table is never cleared
+    words = np.empty(longest, np.uint32)
+    counts = np.zeros(documents, np.int64)
+    sums = np.zeros(documents, np.float64)
+    for d in range(documents):
+        begin = offsets_D1[d]
+        length = offsets_D1[d + 1] - begin
+        for t in range(length):
+            words[t] = _word(ids_T[begin + t])
+        start = firsts_D[d] if firsts_D[d] > 0 else width
+        seen = 0
+        factors = 0
+        product = 1.0
+        for t in range(start, length):
+            if most > 0 and seen == most:
+                break
+            left = max(0, t - width)
+            state = uint32(0)
+            for j in range(left, t):
+                state = _add(state, words[j])
+            h = _finish(state, t - left)
+            key = uint64(h)
+            if most == 0:
+                key = (key << uint64(32)) | uint64(ids_T[begin + t])
+            slot = (key * uint64(0x9E3779B97F4A7C15) >> uint64(32)) & wrap
+            while owner[slot] == d + 1 and table[slot] != key:
+                slot = (slot + uint64(1)) & wrap
+            if owner[slot] == d + 1:
+                continue
+            owner[slot] = d + 1
+            table[slot] = key
+            seen += 1
+            speaker = 0
+            if below >= 0 and int(_finish(_add(coin, _word(h)), 5)) >= below:
+                speaker = 1
+            if tested >= 0 and speaker != tested:
+                continue
+            product *= _above(_finish(_add(_add(states_M[speaker], _word(h)), words[t]), 4))
+            counts[d] += 1
+            factors += 1
+            if factors == _FACTORS:
+                sums[d] -= np.log(product)
+                factors = 0
+                product = 1.0
+        sums[d] -= np.log(product)
+    return counts, sums

@@ -22,12 +22,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from math import log
+from math import log, log1p, log10
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import special
 
 from spiritsafe import pvalue
 from spiritsafe.config import StrictModel, parse_config
@@ -115,6 +116,11 @@ class _Sglang(ABC):
         """Which key (N,) speaks after these contexts."""
 
     @property
+    def _coin(self) -> tuple[np.uint32, int]:
+        """The coins' state, and below what a coin gives its context to key A; −1 for no coin."""
+        return np.uint32(0), -1
+
+    @property
     def _tested(self) -> int | None:
         """The only key whose positions count; None for all."""
         return None
@@ -128,11 +134,7 @@ class _Sglang(ABC):
         Raises:
             BadInput: an id that no token of the engine's vocabulary has.
         """
-        size = self.params.vocab_size or 2**31
-        ids = np.ascontiguousarray(ids_T, np.uint32)
-        if len(ids) and int(ids.max()) >= size:
-            at = int(np.argmax(ids >= size))
-            raise BadInput(f"token id {ids[at]} at position {at} is outside the vocabulary of {size}; wrong tokenizer?")
+        ids = self._ids(ids_T)
         start = first or self.params.context_window
         return Reading(*_murmur.read(ids, start, self.params.context_window, self.params.max_contexts or 0))
 
@@ -142,6 +144,24 @@ class _Sglang(ABC):
         counted = self._counted(speakers)
         values[~counted] = 0.0
         return Scores(values, counted)
+
+    def totals_batch(
+        self, ids_T: U32, offsets_D1: NDArray[np.int64], trial: int, firsts_D: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], F64]:
+        """(n scored (D,), total (D,)) of many documents, each read and deduplicated for itself, in one pass.
+
+        ids_T: the documents' ids one after another; document d is ids_T[offsets_D1[d] : offsets_D1[d + 1]].
+        firsts_D: the first position of each document that may be scored; 0 by default.
+
+        Raises:
+            BadInput: an id that no token of the engine's vocabulary has.
+        """
+        ids, offsets = self._ids(ids_T), np.asarray(offsets_D1, np.int64)
+        firsts = np.zeros(len(offsets) - 1, np.int64) if firsts_D is None else np.asarray(firsts_D, np.int64)
+        width, most = self.params.context_window, self.params.max_contexts or 0
+        tested = -1 if self._tested is None else self._tested
+        n_D, total_D = _murmur.document_totals(ids, offsets, firsts, width, most, self._states_M, *self._coin, tested)
+        return n_D, total_D
 
     def decoys(self, seed: bytes, count: int) -> list[Self]:
         """Decoys for the keys that score. The coins stay the true keys': valid given who speaks where."""
@@ -155,7 +175,13 @@ class _Sglang(ABC):
         return len(ours.tokens), _murmur.totals(states_KM, speakers[counted], ours.windows[:, 0], ours.tokens)
 
     def log10_tail(self, n: int, total: float) -> float:
-        return pvalue.gamma(n, total) if n else 0.0
+        if n == 0:
+            return 0.0
+        # What pvalue.gamma does for one sum that is not extreme, at a tenth of its cost.
+        p = float(special.gammaincc(n, total))
+        if p > 0.5:
+            return log1p(-float(special.gammainc(n, total))) / log(10) + 0.0
+        return log10(p) if p > 1e-250 else pvalue.gamma(n, total)
 
     def fewest(self, log10_level: float) -> int:
         most = 1
@@ -167,6 +193,14 @@ class _Sglang(ABC):
             enough = pvalue.gamma(middle, middle * _HIGHEST) <= log10_level
             low, most = (low, middle) if enough else (middle, most)
         return most
+
+    def _ids(self, ids_T: U32) -> U32:
+        size = self.params.vocab_size or 2**31
+        ids = np.ascontiguousarray(ids_T, np.uint32)
+        if len(ids) and int(ids.max()) >= size:
+            at = int(np.argmax(ids >= size))
+            raise BadInput(f"token id {ids[at]} at position {at} is outside the vocabulary of {size}; wrong tokenizer?")
+        return ids
 
     def _counted(self, speakers_N: NDArray[np.uint8]) -> NDArray[np.bool_]:
         if self._tested is None:
@@ -212,7 +246,11 @@ class SglangDual(_Sglang):
         return {"combined": None, "key_a_partition": 0, "key_b_partition": 1}[self.params.statistic]
 
     def _speakers(self, hashes_N: U32) -> NDArray[np.uint8]:
+        state, below = self._coin
+        return np.asarray(_murmur.coins(state, hashes_N) >= below, np.uint8)
+
+    @property
+    def _coin(self) -> tuple[np.uint32, int]:
         assert self.params.key_b is not None  # _check
-        threshold = np.uint64(int(self.params.mixing_probability * 2**32))
-        coins = _murmur.coins(np.uint64(self.params.key), np.uint64(self.params.key_b), hashes_N)
-        return np.asarray(coins >= threshold, np.uint8)
+        keys = np.uint64(self.params.key), np.uint64(self.params.key_b)
+        return np.uint32(_murmur.coin_state(*keys)), int(self.params.mixing_probability * 2**32)
