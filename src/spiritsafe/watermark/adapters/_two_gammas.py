@@ -36,7 +36,8 @@ def log10_tail(n: int, alpha: float, s: float) -> float:
     mean, sd = n * q / (1 - q), sqrt(n * q) / (1 - q)
     if 20 * sd + 2 * sqrt(x) > _LONGEST:
         return pvalue.gamma_sum((n, n), (small, large), s)
-    return min(0.0, _ln_tail(n, p, x, mean, sd) / _LN10)
+    ln_p: float = _ln_tail(n, p, x, mean, sd)
+    return min(0.0, ln_p / _LN10)
 
 
 def _tilt(n: int, p: float, x: float) -> float:
