@@ -24,7 +24,8 @@ from spiritsafe.watermark._types import F64
 __all__ = ["SynthId"]
 
 _BLOCK = 512
-_NOTHING = np.float32(1e-30)  # drawn never; smaller numbers only slow the arithmetic down
+_COMPACT_EVERY = 6  # layers
+_NOTHING = np.float32(1e-13)  # a whole vocabulary of these is less than the rounding of float32 probabilities
 
 
 class SynthId:
@@ -91,24 +92,30 @@ def _layer(p_N: Any, bits_N: Any, layer: int, mass: float) -> Any:
     kept = np.float32(1.0 - mass)
     for i in range(p_N.shape[0]):
         p = p_N[i] * (kept + np.float32((bits_N[i] >> uint32(layer)) & uint32(1)))
-        p = p if p > _NOTHING else np.float32(0.0)
         p_N[i] = p
         following += p * np.float32((bits_N[i] >> uint32(layer - 1)) & uint32(1)) if layer else p
     return following
+
+
+@njit(cache=True, nogil=True)
+def _compact(p_N: Any, bits_N: Any, tokens_N: Any) -> Any:
+    """Move the tokens that can still win to the front; returns how many there are."""
+    count = 0
+    for i in range(p_N.shape[0]):
+        p_N[count], bits_N[count], tokens_N[count] = p_N[i], bits_N[i], tokens_N[i]
+        count += p_N[i] > _NOTHING
+    return count
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
 def _tournament(hashes_B: U64, probs_BV: Any, depth: int) -> Any:
     rows, vocab = probs_BV.shape
     out = np.zeros_like(probs_BV)
-    tokens, p_all, bits_all = np.empty(vocab, np.int64), np.empty(vocab, np.float32), np.empty(vocab, np.uint32)
+    tokens, p, bits = np.empty(vocab, np.int64), np.empty(vocab, np.float32), np.empty(vocab, np.uint32)
     for b in range(rows):
-        count, h = 0, hashes_B[b]
-        for x in range(vocab):  # those that can win, side by side
-            tokens[count], p_all[count] = x, probs_BV[b, x]
-            count += probs_BV[b, x] > _NOTHING
-        p, bits = p_all[:count], bits_all[:count]
-        left = 0.0
+        h = hashes_B[b]
+        tokens[:], p[:] = np.arange(vocab), probs_BV[b]
+        count, left = _compact(p, bits, tokens), 0.0
         for first in range(depth, 0, -32):  # layers first-1 … : at most 32 bits at a time
             skipped, layers = depth - first, min(32, first)
             for i in range(count):
@@ -122,6 +129,8 @@ def _tournament(hashes_B: U64, probs_BV: Any, depth: int) -> Any:
                     high = min(low + _BLOCK, count)
                     left += _layer(p[low:high], bits[low:high], layer, mass)
                 mass = left
+                if layer % _COMPACT_EVERY == 0:
+                    count = _compact(p[:count], bits, tokens)
         # after the last layer, `left` is all the mass: 1 up to rounding
         scale = np.float32(1.0 / left)
         for i in range(count):
