@@ -71,7 +71,7 @@ class _Lines:
         if self.quiet or (not finished and now - self.spoken.get(stage, first_time) < _SECONDS_BETWEEN_LINES):
             return
         self.spoken[stage] = now if not finished else float("inf")
-        of = f"{done:g}" if total is None else f"{done:g}/{total:g}"
+        of = f"{done:,.10g}" if total is None else f"{done:,.10g}/{total:,.10g}"
         eta = ""
         if total is not None and not finished and done > first_done:
             eta = f", about {(now - first_time) / (done - first_done) * (total - done):.0f} s left"
