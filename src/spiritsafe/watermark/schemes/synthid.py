@@ -15,7 +15,7 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
-from numba import njit, prange, uint32, uint64
+from numba import int32, njit, prange, uint64
 
 from spiritsafe import pvalue
 from spiritsafe.watermark._prf import LANES, U32, U64, Word, hash_keys, message_words, mix
@@ -91,15 +91,20 @@ def _layer(p_N: Any, bits_N: Any, layer: int, mass: float) -> Any:
     following = np.float32(0.0)
     kept = np.float32(1.0 - mass)
     for i in range(p_N.shape[0]):
-        p = p_N[i] * (kept + np.float32((bits_N[i] >> uint32(layer)) & uint32(1)))
+        p = p_N[i] * (kept + np.float32((bits_N[i] >> int32(layer)) & int32(1)))
         p_N[i] = p
-        following += p * np.float32((bits_N[i] >> uint32(layer - 1)) & uint32(1)) if layer else p
+        following += p * np.float32((bits_N[i] >> int32(layer - 1)) & int32(1)) if layer else p
     return following
 
 
 @njit(cache=True, nogil=True)
 def _compact(p_N: Any, bits_N: Any, tokens_N: Any) -> Any:
-    """Move the tokens that can still win to the front; returns how many there are."""
+    """Move the tokens that can still win to the front, once it saves half; returns how many are left in front."""
+    alive = 0
+    for i in range(p_N.shape[0]):
+        alive += p_N[i] > _NOTHING
+    if 2 * alive > p_N.shape[0]:
+        return p_N.shape[0]
     count = 0
     for i in range(p_N.shape[0]):
         p_N[count], bits_N[count], tokens_N[count] = p_N[i], bits_N[i], tokens_N[i]
@@ -111,7 +116,7 @@ def _compact(p_N: Any, bits_N: Any, tokens_N: Any) -> Any:
 def _tournament(hashes_B: U64, probs_BV: Any, depth: int) -> Any:
     rows, vocab = probs_BV.shape
     out = np.zeros_like(probs_BV)
-    tokens, p, bits = np.empty(vocab, np.int64), np.empty(vocab, np.float32), np.empty(vocab, np.uint32)
+    tokens, p, bits = np.empty(vocab, np.int32), np.empty(vocab, np.float32), np.empty(vocab, np.int32)
     for b in range(rows):
         h = hashes_B[b]
         tokens[:], p[:] = np.arange(vocab), probs_BV[b]
@@ -119,10 +124,10 @@ def _tournament(hashes_B: U64, probs_BV: Any, depth: int) -> Any:
         for first in range(depth, 0, -32):  # layers first-1 … : at most 32 bits at a time
             skipped, layers = depth - first, min(32, first)
             for i in range(count):
-                bits[i] = uint32((mix(h, tokens[i]) << uint64(skipped)) >> uint64(64 - layers))
+                bits[i] = int32((mix(h, tokens[i]) << uint64(skipped)) >> uint64(64 - layers))
             mass = 0.0
             for i in range(count):
-                mass += p[i] * np.float32(bits[i] >> uint32(layers - 1))
+                mass += p[i] * np.float32((bits[i] >> int32(layers - 1)) & int32(1))
             for layer in range(layers - 1, -1, -1):
                 left = 0.0
                 for low in range(0, count, _BLOCK):
