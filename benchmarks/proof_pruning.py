@@ -1,4 +1,4 @@
-"""`make proof ARGS=pruning`: the long study behind design/pruning.md. How much does a student keep, by depth and by which layers go?
+"""`make proof ARGS=pruning`: behind design/pruning.md. What does a student keep, by depth and by which layers go?
 
 Every cell is an ordinary run under runs/proof/ with the demo's recipe and one thing changed, so the study resumes where
 it stopped and pays for its answers once: the first cell collects, the others copy. Results, with the hash of the code

@@ -2,8 +2,8 @@
 
 A cell is a scheme at a temperature: documents of 200 tokens, each under its own account, written by the engine in one
 batch. Noted: log10 p of the epoch layer alone at 100 and 200 tokens, the teacher's own NLL of what was written (logits
-at T = 1), repetition, and for eight replies to one prompt how many differ and how long a prefix they share. Text is kept
-in runs/proof/, results with the code's hash go to benchmarks/results/watermark-power.json and docs/watermark/README.md.
+at T = 1), repetition, and for eight replies to one prompt how many differ and how long a prefix they share. Text is
+kept in runs/proof/, results with the code's hash go to benchmarks/results/watermark-power.json and the docs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-
 from benchmarks.proof_watermark_attacks import SUBJECTS, Teacher, _between, code
+
 from spiritsafe.keys import load_keys, new_keys
 from spiritsafe.records import Sampling
 from spiritsafe.runs import atomic_write

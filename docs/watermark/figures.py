@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from spiritsafe.watermark._prf import context_hashes, key_words, values
+from spiritsafe.watermark._prf import context_hashes, key_words, uniform, values
 from spiritsafe.watermark.schemes import Gumbel, Kgw, SynthId
 
 HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def gumbel(h: np.ndarray, z: np.ndarray, probs: torch.Tensor) -> None:
-    u = np.array([float((int(v) >> 11) + 0.5) * 2.0**-53 for v in z])
+    u = np.array([uniform(v) for v in z])
     arrival = -np.log(u) / P
     chosen = int(Gumbel(2).mark(h, probs).argmax())
     assert chosen == int(arrival.argmin())
