@@ -1,10 +1,10 @@
 """`make proof ARGS=watermark_null`: is any test of a mark ever wrong more often than it says?
 
 A trial is one document (or one pool of documents) under a fresh key: no text here was marked with the key it is
-tested against, so p must reach 10^-a in at most a share 10^-a of the trials. A cell is a scheme or an engine on a kind of
-text; 5,000 trials and more. A cell fails if its count at 1e-2 or 1e-3 would happen in less than 1 in 10^4 honest cells; it is
-called weak if it rejects absurdly seldom. Results with the code's hash go to benchmarks/results/watermark-null.json and
-docs/watermark/calibration.md, the Q-Q plot beside it.
+tested against, so p must reach 10^-a in at most a share 10^-a of the trials. A cell is a scheme or an engine on a kind
+of text; 5,000 trials and more. A cell fails if its count at 1e-2 or 1e-3 would happen in less than 1 in 10^4 honest
+cells; it is called weak if it rejects absurdly seldom. Results with the code's hash go to
+benchmarks/results/watermark-null.json and docs/watermark/calibration.md, the Q-Q plot beside it.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def read_corpora() -> dict[str, list[np.ndarray]]:
     words = ("seed", "valve", "still", "cask", "meter", "ledger", "copper", "grain", "proof", "spirit")
     templates = [
         "\n".join(
-            f"Thank you for contacting support. Your order #{100 * d + i} for the {words[(d + i) % 10]} has been"
-            f" shipped and will arrive within {2 + (d * i) % 5} working days. Is there anything else I can help you with?"
+            f"Thank you for contacting support. Your order #{100 * d + i} for the {words[(d + i) % 10]} has"
+            f" been shipped and will arrive within {2 + (d * i) % 5} working days. Is there anything else I can help you with?"
             for i in range(12)
         )
         for d in range(40)
