@@ -89,7 +89,8 @@ def read_corpora() -> dict[str, list[np.ndarray]]:
     templates = [
         "\n".join(
             f"Thank you for contacting support. Your order #{100 * d + i} for the {words[(d + i) % 10]} has"
-            f" been shipped and will arrive within {2 + (d * i) % 5} working days. Is there anything else I can help you with?"
+            f" been shipped and will arrive within {2 + (d * i) % 5} working days. Is there anything else I can help"
+            " you with?"
             for i in range(12)
         )
         for d in range(40)
