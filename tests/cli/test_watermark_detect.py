@@ -127,7 +127,7 @@ def test_ids_of_another_vocabulary_are_refused(capsys: pytest.CaptureFixture[str
     path.write_text('{"tokens": [1, 2, 4000000]}\n')
     code, _, err = run(capsys, path, "--keys", desk / "keys.json", "--tokenizer", desk / "tokenizer")
     assert code == 2
-    assert "4000000 at position 2" in err
+    assert "line 1: tokens[2] is 4000000, outside the vocabulary of" in err
 
 
 def test_another_tokenizer_is_warned_about(capsys: pytest.CaptureFixture[str], desk: Path, tmp_path: Path) -> None:

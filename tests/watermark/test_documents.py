@@ -188,10 +188,10 @@ def test_ids_outside_the_vocabulary(tmp_path: Path) -> None:
 
 def test_rows_with_text_and_tokens_show_whether_the_tokenizer_is_theirs(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "abcd", "tokens": [97, 98, 0, 100]}\n{"tokens": [1]}\n')
+    path.write_text('{"text": "abcd", "tokens": [9, 97, 98, 99, 9]}\n{"tokens": [1]}\n')
     documents = Documents([str(path)], code_points)
-    assert [d.ids.tolist() for d in documents] == [[97, 98, 0, 100], [1]]
-    assert (documents.agreeing_tokens, documents.compared_tokens) == (3, 4)
+    assert [d.ids.tolist() for d in documents] == [[9, 97, 98, 99, 9], [1]]
+    assert (documents.agreeing_pairs, documents.compared_pairs) == (2, 4)
 
 
 def test_batches_encode_as_one_text_at_a_time_does(tmp_path: Path) -> None:

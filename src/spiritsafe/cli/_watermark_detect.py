@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spiritsafe.cli._output import Json, print_json, print_table
+from spiritsafe.cli._output import Json, print_json
 from spiritsafe.cli._progress import watching
-from spiritsafe.cli._watermark_inputs import Input, open_tokenizer, read_inputs
+from spiritsafe.cli._watermark_findings import Findings, described, row_file
+from spiritsafe.cli._watermark_inputs import open_tokenizer, read_inputs, tokenizer_mismatch
 from spiritsafe.cli._watermark_keys import PassphraseEnv, PassphraseFile, read_keys
 from spiritsafe.errors import BadInput
 
 if TYPE_CHECKING:
-    from spiritsafe.watermark._corpus import Row
+    from spiritsafe.keys import KeySet
+    from spiritsafe.watermark._documents import Documents
     from spiritsafe.watermark._types import Detector
 
 __all__ = ["register"]
 
-_MANY = 50  # documents: longer tables tell a person nothing
+_AGREEMENT = 0.8  # of pairs of ids that come back when a row's text is encoded again: fewer are another tokenizer's
 
 
 def register(watermark: typer.Typer) -> None:
@@ -88,6 +87,9 @@ def detect(
         raise BadInput(f"--level {level:g}: a level lies between 0 and 1, such as 1e-6")
     if (keys is None) == (engine is None):
         raise BadInput("say what to test for: either --keys KEYS.json or --engine NAME --params PARAMS.json")
+    if pool and (entropy_model or out):
+        which = "--entropy-model weighs" if entropy_model else "--out writes"
+        raise BadInput(f"{which} single documents, --pool tests none of them; leave out one of the two")
     from spiritsafe.watermark._corpus import DECOY_SEED, Corpus
 
     key_set = None
@@ -114,30 +116,42 @@ def detect(
         pool=entropy_model is None,
     )
     weigh = _weights(entropy_model) if entropy_model else None
-    rows: list[dict[str, Any]] = []
-    read = 0
-    with watching() as progress, _sink(out) as write:
-        for document in read_inputs(inputs, loaded):
-            _check(document, vocab)
-            weights = None if weigh is None else weigh(document.ids)
-            row = corpus.observe(document.ids, document.first, weights)
-            read += 1
-            if not pool:
+    findings = Findings(level, all_rows=as_json and out is None and not pool)
+    documents = read_inputs(inputs, loaded, vocab_size=vocab)
+    with watching() as progress, row_file(out) as write:
+        tested = ((d, None) for d in corpus.gather(documents)) if pool else corpus.stream(documents, weigh)
+        for document, row in tested:
+            findings.count(len(document.ids) - document.first)
+            if row is not None:
+                fields = described(document.id, row)
+                findings.add(fields)
                 if write:
-                    write(_described(document.id, row))
-                elif len(rows) < _MANY or as_json:
-                    rows.append(_described(document.id, row))
-            progress.update("documents", read, None, f"{row.n_tokens} tokens")
-    if not read:
-        raise BadInput(f"{', '.join(inputs)}: no document in it; give a text, or JSONL rows with text or tokens")
-    found: dict[str, Any] = {"scheme": detector.scheme, "documents": rows}
-    if entropy_model is None:
-        pooled = _described("", corpus.pooled())
-        found["pooled"] = {key: value for key, value in pooled.items() if key not in ("id", "spans", "span_log10_p")}
-    if as_json:
-        print_json(found)
-    else:
-        _say(found, read, level)
+                    write(fields)
+            progress.update("documents", findings.read, None, f"{findings.tokens} tokens")
+        pooled = None if entropy_model else described(None, corpus.pooled(progress))
+    warnings = [] if loaded is None else _warnings(str(tokenizer), loaded, key_set, documents)
+    if not as_json:
+        findings.say(pooled)
+        return
+    found: dict[str, Any] = {"scheme": detector.scheme, "documents": findings.rows}
+    if pooled is not None:
+        found["pooled"] = pooled
+    if not pool:
+        found["summary"] = {"documents": findings.read, "level": level, "marked": findings.marked()}
+    print_json(found | {"warnings": warnings})
+
+
+def _warnings(source: str, tokenizer: Any, keys: KeySet | None, documents: Documents) -> list[str]:
+    """What speaks against this tokenizer: the key set's hash, and rows whose text does not become their tokens."""
+    said = tokenizer_mismatch(source, tokenizer, keys) if keys is not None else None
+    warnings = [said] if said else []
+    if (pairs := documents.compared_pairs) and documents.agreeing_pairs < _AGREEMENT * pairs:
+        warnings.append(
+            f"{source}: of {pairs} pairs of tokens in rows that have both text and tokens, it makes"
+            f" {documents.agreeing_pairs} when it encodes the text; it is another tokenizer than made the tokens"
+        )
+        print(f"warning: {warnings[-1]}", file=sys.stderr)
+    return warnings
 
 
 def _engine(engine: str, params: Path | None) -> tuple[Detector, int | None]:
@@ -155,17 +169,6 @@ def _engine(engine: str, params: Path | None) -> tuple[Detector, int | None]:
         raise BadInput(f"{params}: not a JSON object; give the engine's fields and values")
     vocab = given.get("vocab_size")
     return engine_detector(engine, given), vocab if type(vocab) is int else None
-
-
-def _check(document: Input, vocab: int | None) -> None:
-    if document.text is not None and not document.text.strip():
-        raise BadInput(f"{document.id}: empty; there is nothing to test")
-    if vocab is not None and len(document.ids) and int(document.ids.max()) >= vocab:
-        at = int(document.ids.argmax())
-        raise BadInput(
-            f"{document.id}: token id {int(document.ids[at])} at position {at} is outside the vocabulary of {vocab};"
-            " these ids are another tokenizer's"
-        )
 
 
 def _law(detector: Detector) -> tuple[str, float | None]:
@@ -202,71 +205,3 @@ def _weights(source: str) -> Callable[[Any], Any]:
         return entropy_weights(entropies)
 
     return weigh
-
-
-@contextmanager
-def _sink(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None] | None]:
-    """Writes rows to a file that appears when all are written."""
-    if out is None:
-        yield None
-        return
-    if not out.parent.is_dir():
-        raise BadInput(f"--out {out}: no folder {out.parent}; make it first")
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
-        os.chmod(name, 0o644)
-        os.replace(name, out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _described(name: str, row: Row) -> dict[str, Any]:
-    described = {"id": name, **asdict(row)}
-    described["spans"] = [[span.start, span.end] for span in row.spans]
-    described["span_log10_p"] = [span.log10_p for span in row.spans]
-    return described
-
-
-def _say(found: dict[str, Any], read: int, level: float) -> None:
-    rows = found["documents"]
-    if rows:
-        print_table(
-            ["document", "tokens", "scored", "log10 p", "rank p", "epoch", "spans"],
-            [
-                [
-                    row["id"],
-                    str(row["n_tokens"]),
-                    str(row["n_scored"]),
-                    f"{row['log10_p']:.1f}",
-                    "–" if row["rank_p"] is None else f"{row['rank_p']:.3g}",
-                    row["epoch"] or "–",
-                    " ".join(f"{start}-{end}" for start, end in row["spans"]),
-                ]
-                for row in rows
-            ],
-        )
-    if len(rows) < read and rows:
-        print(f"… and {read - len(rows)} more documents: --json or --out FILE.jsonl has them all")
-    if (pooled := found.get("pooled")) and (read > 1 or not rows):
-        print(f"all {read} as one corpus: {pooled['n_scored']} scored, log10 p {pooled['log10_p']:.1f}")
-    best = min([*rows, *([pooled] if pooled else [])], key=lambda row: row["log10_p"], default=None)
-    if best is not None:
-        print(_finding(best, level))
-
-
-def _finding(row: dict[str, Any], level: float) -> str:
-    where = row.get("id") or "the corpus"
-    if row["log10_p"] <= math.log10(level):
-        return (
-            f"{where}: marked. A text that does not depend on this key reaches such a score with probability at most"
-            f" 10^{row['log10_p']:.1f}."
-        )
-    if not row["reachable"]:
-        return (
-            f"{where}: too short. No text with {row['n_scored']} scored tokens can reach {level:g}; it takes at least"
-            f" {row['needs_scored']} scored tokens, in practice more."
-        )
-    return f"{where}: no signal at {level:g}. That is inconclusive: it does not show that the text is unmarked."

@@ -1,159 +1,74 @@
-"""What `watermark trace` and `attack` read: text files, JSONL or Parquet rows with `text` or `tokens`, stdin."""
+"""What `watermark detect`, `trace` and `attack` read, and the tokenizer they read it with."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiritsafe.errors import BadInput
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from spiritsafe.keys import KeySet
+    from spiritsafe.watermark._documents import Documents
 
-__all__ = ["Input", "open_tokenizer", "read_inputs"]
-
-_LARGEST_ID = 2**32 - 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Input:
-    """One document. ids: uint32, the prompt's first; those before `first` are context only. text: as it was given."""
-
-    id: str
-    ids: NDArray[Any]
-    first: int
-    text: str | None
+__all__ = ["open_tokenizer", "read_inputs", "tokenizer_mismatch"]
 
 
 def open_tokenizer(source: str, keys: KeySet | None = None) -> Any:
-    """A tokenizer; says so on stderr if it is not the one that the key set marks with."""
-    from spiritsafe.teachers import load_tokenizer
-    from spiritsafe.tokens import tokenizer_hash
+    """A tokenizer: a model's, or a tokenizer.json; says so on stderr if it is not the one that the key set marks with.
 
-    tokenizer = load_tokenizer(source)
-    if (
-        keys is not None
-        and keys.tokenizer_hash is not None
-        and keys.tokenizer_hash != (got := tokenizer_hash(tokenizer))
-    ):
-        print(
-            f"warning: {source} is another tokenizer ({got[:12]}…) than {keys.id} marks with"
-            f" ({keys.tokenizer_hash[:12]}…); marks will not be found",
-            file=sys.stderr,
-        )
+    Raises:
+        BadInput: there is no usable tokenizer there.
+    """
+    tokenizer = _tokenizer_file(Path(source)) if source.endswith(".json") else _of_model(source)
+    if keys is not None and (warning := tokenizer_mismatch(source, tokenizer, keys)):
+        print(f"warning: {warning}", file=sys.stderr)
     return tokenizer
 
 
-def read_inputs(sources: Sequence[str], tokenizer: Any, *, encode: bool = True) -> Iterator[Input]:
-    """Every document of the sources, in order. Without `encode`, those given as text have no ids.
+def tokenizer_mismatch(source: str, tokenizer: Any, keys: KeySet) -> str | None:
+    """What to say if the key set was bound to another tokenizer."""
+    from spiritsafe.tokens import tokenizer_hash
 
-    Raises:
+    if keys.tokenizer_hash is None or keys.tokenizer_hash == (got := tokenizer_hash(tokenizer)):
+        return None
+    return (
+        f"{source} is another tokenizer ({got[:12]}…) than {keys.id} marks with ({keys.tokenizer_hash[:12]}…);"
+        " marks in texts will not be found unless their ids agree"
+    )
+
+
+def read_inputs(
+    sources: Sequence[str], tokenizer: Any, *, encode: bool = True, vocab_size: int | None = None
+) -> Documents:
+    """Every document of the sources, in order. Without `encode`, texts are kept as they are and have no ids.
+
+    Raises (while iterating):
         BadInput: a source cannot be read, a row is no document, or a text comes without a tokenizer.
     """
-    for source in sources:
-        if source.endswith(".parquet"):
-            rows = _parquet(Path(source))
-        else:
-            lines = _lines(source)
-            head = next(lines, b"") if source == "-" else b""
-            if source.endswith((".jsonl", ".ndjson")) or _is_json(head):
-                rows = _jsonl(source, itertools.chain([head] if head else [], lines))
-            else:
-                text = _decoded(source, head + b"".join(lines), 0)
-                rows = iter([(source, source, {"text": text})])
-        for where, name, row in rows:
-            yield _input(where, name, row, tokenizer, encode)
+    from spiritsafe.watermark._documents import Documents, batch_encoder
+
+    encoder = batch_encoder(tokenizer) if encode and tokenizer is not None else None
+    return Documents(sources, encoder, vocab_size=vocab_size, keep_text=not encode)
 
 
-def _input(where: str, name: str, row: dict[str, Any], tokenizer: Any, encode: bool) -> Input:
-    import numpy as np
+def _of_model(source: str) -> Any:
+    from spiritsafe.teachers import load_tokenizer
 
-    text, tokens = row.get("text"), row.get("tokens")
-    prompt = row.get("prompt_tokens")
-    if (text is None) == (tokens is None):
-        raise BadInput(f"{where}: give a document either as text or as tokens")
-    if text is not None:
-        if not isinstance(text, str):
-            raise BadInput(f"{where}: text is not a string")
-        if encode and tokenizer is None:
-            raise BadInput(f"{where}: a text; give the marking model's --tokenizer")
-        tokens = tokenizer.encode(text, add_special_tokens=False) if encode else []
-    context = _ids(where, "prompt_tokens", [] if prompt is None else prompt)
-    ids = np.array(context + _ids(where, "tokens", tokens), np.uint32)
-    return Input(str(row.get("id") or name), ids, len(context), text)
+    return load_tokenizer(source)
 
 
-def _ids(where: str, field: str, given: Any) -> list[int]:
-    good = isinstance(given, list) and all(type(i) is int and 0 <= i <= _LARGEST_ID for i in given)
-    if not good:
-        raise BadInput(f"{where}: {field} is not a list of token ids")
-    return list(given)
-
-
-def _lines(source: str) -> Iterator[bytes]:
-    """The source's lines as they are read, so that a corpus need not fit into memory."""
-    try:
-        with sys.stdin.buffer if source == "-" else Path(source).open("rb") as file:
-            yield from file
-    except FileNotFoundError:
-        raise BadInput(f"{source}: no such file; give a text, JSONL or Parquet file, or - for stdin") from None
-    except OSError as error:
-        raise BadInput(f"{source}: cannot be read ({error.strerror})") from None
-
-
-def _decoded(source: str, raw: bytes, offset: int) -> str:
-    if b"\0" in raw:
-        raise BadInput(f"{source}: binary, not text; give a text, JSONL or Parquet file")
-    try:
-        return raw.decode("utf-8-sig" if offset == 0 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{source}: not UTF-8 at byte {offset + error.start}; save it as UTF-8") from None
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _jsonl(source: str, lines: Iterable[bytes]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    offset = 0
-    for number, raw in enumerate(lines, 1):
-        line = _decoded(source, raw, offset)
-        offset += len(raw)
-        if not line.strip():
-            continue
-        where = f"{source}: line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise BadInput(f"{where}: not JSON; write one object a line with text or tokens") from None
-        if not isinstance(row, dict):
-            raise BadInput(f"{where}: not an object; write one object a line with text or tokens")
-        yield where, f"{source}:{number}", row
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _tokenizer_file(path: Path) -> Any:
+    """A tokenizer.json, with the special tokens that a tokenizer_config.json beside it names."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; give a tokenizer.json, a model folder or a .gguf file")
+    if (path.parent / "tokenizer_config.json").is_file() and path.name == "tokenizer.json":
+        return _of_model(str(path.parent))
+    from transformers import PreTrainedTokenizerFast
 
     try:
-        file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; give a text, JSONL or Parquet file, or - for stdin") from None
-    except (OSError, pa.ArrowInvalid):
-        raise BadInput(f"{path}: not a readable Parquet file") from None
-    columns = [name for name in ("id", "text", "tokens", "prompt_tokens") if name in file.schema_arrow.names]
-    number = 0
-    for batch in file.iter_batches(batch_size=1024, columns=columns):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}: row {number}", f"{path}:{number}", row
+        return PreTrainedTokenizerFast(tokenizer_file=str(path))
+    except Exception as error:  # the parser raises bare Exceptions
+        raise BadInput(f"{path}: not a tokenizer.json ({' '.join(str(error).split())[:120]})") from None

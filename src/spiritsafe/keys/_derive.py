@@ -7,6 +7,7 @@ info, and a key for one purpose says nothing about a key for another.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import operator
@@ -85,6 +86,7 @@ class Deriver:
         raise TypeError("secrets are not pickled; pass the path of the key file and load it there")
 
 
+@functools.lru_cache(maxsize=64)  # every document asks for the same ones; nothing secret is kept
 def decoy_keys(seed: bytes, purpose: str, count: int) -> bytes:
     """Keys (count · 16 bytes) for decoys: HKDF-SHA256 from a public seed, info = (version, "decoy", purpose, index).
 

@@ -6,32 +6,36 @@ unmarked, or who wrote one that has it.
 
 A document counts each PRF input once within itself, `pooled` once in the whole corpus: inputs that documents share
 are the same coin. Several epochs are several tests: the best is corrected for all of them (Bonferroni). Decoys repeat
-all of it, best epoch included, under keys from a public seed, and give a rank p = (1 + b) / (1 + K) that assumes
-nothing about the law of a score (Besag and Clifford, 1989).
+all of it, best epoch included, under keys from a public seed, and give a rank p that assumes nothing about the law of
+a score (see `_decoys`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spiritsafe import pvalue
 from spiritsafe.errors import BadInput
+from spiritsafe.progress import Progress, Silent
+from spiritsafe.watermark._decoys import DECOY_SEED, exceeding, tail_of
+from spiritsafe.watermark._documents import Batch, Document
 from spiritsafe.watermark._entropy import weighted_log10_tail
-from spiritsafe.watermark._prf import U32, U64
-from spiritsafe.watermark._seen import DocumentSeen, Seen
+from spiritsafe.watermark._pool import Pool, joined
+from spiritsafe.watermark._prf import U32
+from spiritsafe.watermark._seen import DocumentSeen
 from spiritsafe.watermark._spans import Span, find_spans
 from spiritsafe.watermark._types import F64, Detector, Reading, Scores, TailOfInputs
 
 __all__ = ["DECOY_SEED", "Corpus", "Row"]
 
-DECOY_SEED = b"spiritsafe decoys 1"
 _SPANS_FROM = 600  # tokens: shorter texts are one piece
-Tail = Callable[[float], float]
+_PROBE = 64  # ids: longer than any context
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ class Row:
 
     n_scored: positions that counted in the best trial.  log10_p: its p-value, corrected for `epochs_tried`.
     rank_p: (1 + b) / (1 + decoys); None without decoys.  spans: where the mark is, with p-values of their own.
-    reachable: whether any text with so many scored positions could reach the level asked; `needs_scored`: how many do.
+    reachable: whether any text with so many scored positions could reach the level asked; `needs_scored`: how many do,
+    and `needs_tokens`: the length below which no text has so many.
     """
 
     n_tokens: int
@@ -53,16 +58,17 @@ class Row:
     spans: tuple[Span, ...]
     reachable: bool
     needs_scored: int
+    needs_tokens: int
 
 
-@dataclass(slots=True, eq=False)
-class _Sum:
-    """A trial's running total over new inputs, and its decoys'."""
+@runtime_checkable
+class _Batched(Protocol):
+    """A detector that takes many documents in one pass."""
 
-    n: int = 0
-    total: float = 0.0
-    inputs: list[U64] = field(default_factory=list)
-    decoys: F64 = field(default_factory=lambda: np.zeros(0))
+    def totals_batch(
+        self, ids_T: U32, offsets_D1: NDArray[np.int64], trial: int, firsts_D: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], F64]:
+        """(n scored (D,), total (D,)) of each document."""
 
 
 class Corpus:
@@ -71,7 +77,7 @@ class Corpus:
     decoys: decoy keys a document (and for `pooled`).  log10_level: the level a reader has in mind.
     spans: look for marked parts; None: in documents of 600 tokens and more.
     kind: "exponential" or "bernoulli", the law of a score, where documents come with entropy weights.
-    pool: keep the corpus-wide sums (8 bytes and more per distinct input).
+    pool: keep the corpus-wide sums: 12 to 16 bytes a distinct input, and where each decoy reads for itself the ids.
 
     Raises:
         BadInput: fewer than no decoys.
@@ -95,14 +101,16 @@ class Corpus:
         # Decoys whose reading or statistic is their own repeat everything; the others share the reading.
         apart = decoys and (detector.keyed_reading or kind is not None)
         self._apart = (
-            [Corpus(d, kind=kind, pool=pool, spans=False) for d in detector.decoys(seed, decoys)] if apart else []
+            [Corpus(d, kind=kind, pool=False, spans=False) for d in detector.decoys(seed, decoys)] if apart else []
         )
         self._together = 0 if apart else decoys
         self._document = DocumentSeen()
-        self._seen = Seen() if pool else None
-        self._sums = [_Sum(decoys=np.zeros(self._together)) for _ in detector.trials]
+        self._pool = Pool(detector, self._together, seed) if pool else None
+        self._kept: list[tuple[U32, int]] = []
         self._tokens = 0
         self._needs = detector.fewest(log10_level - math.log10(len(detector.trials)))
+        probe = detector.read(np.ones(_PROBE, np.uint32), 0).positions
+        self._width = int(probe[0]) if len(probe) else 0
 
     def observe(self, ids_T: U32, first: int = 0, weights_T: F64 | None = None) -> Row:
         """Test one document and add it to the corpus; ids before `first` are context only.
@@ -114,51 +122,121 @@ class Corpus:
         """
         reading = self.detector.read(ids_T, first)
         reading = reading.take(self._document.first(reading.inputs))
-        new = self._seen.add(reading.inputs) if self._seen is not None else None
-        self._tokens += len(ids_T) - first
-        tails: list[Tail] = []
+        trials = range(len(self.detector.trials))
+        scored = [self.detector.scores(reading, trial) for trial in trials]
+        kept = [scores.counted for scores in scored]
+        tails = [tail_of(self.detector, int(mask.sum()), reading.inputs[mask]) for mask in kept]
         tests: list[tuple[float, int, int]] = []
-        decoys: list[F64] = []
-        scored: list[Scores] = []
-        for trial in range(len(self.detector.trials)):
-            scores = self.detector.scores(reading, trial)
-            kept = scores.counted
-            n, total = int(kept.sum()), float(scores.values[kept].sum())
-            tail = self._tail(n, reading.inputs[kept])
-            log10_p = tail(total) if weights_T is None else self._weighted(scores, reading, weights_T)
-            scored.append(scores)
-            tails.append(tail)
-            tests.append((log10_p, trial, n))
-            if self._together:
-                decoys.append(self.detector.decoy_totals(reading, trial, self._seed, self._together)[1])
-            if new is not None:
-                self._add(trial, reading, scores, new, decoys)
+        for trial, (scores, mask, tail) in enumerate(zip(scored, kept, tails, strict=True)):
+            plain = weights_T is None
+            log10_p = tail(float(scores.values[mask].sum())) if plain else self._weighted(scores, reading, weights_T)
+            tests.append((log10_p, trial, int(mask.sum())))
+        totals = [self._decoy_totals(reading, trial) for trial in trials] if self._together else []
+        if self._pool is not None:
+            self._pool.add(reading, scored, totals)
+            self._keep(ids_T, first)
         log10_p, trial, n = min(tests)
-        others = [one.observe(ids_T, first, weights_T).log10_p for one in self._apart]
         corrected = pvalue.bonferroni(log10_p, len(tests))
-        rank = self._rank(log10_p, corrected, tails, decoys, others)
-        spans = self._spans(reading, scored[trial], trial, len(ids_T) - first)
-        return self._row(len(ids_T) - first, n, corrected, trial, rank, spans)
+        rank = None
+        if self._together:
+            rank = pvalue.rank(exceeding(log10_p, tails, totals), self.decoys)
+        elif self._apart:
+            others = (one.observe(ids_T, first, weights_T).log10_p for one in self._apart)
+            rank = pvalue.rank(sum(other <= corrected for other in others), self.decoys)
+        n_tokens = len(ids_T) - first
+        self._tokens += n_tokens
+        return self._row(n_tokens, n, corrected, trial, rank, self._spans(reading, scored[trial], first, n_tokens))
 
-    def pooled(self) -> Row:
+    def stream(
+        self, documents: Iterable[Document], weigh: Callable[[U32], F64] | None = None
+    ) -> Iterator[tuple[Document, Row]]:
+        """`observe` one document after another; many at once where that gives the same rows.
+
+        weigh: makes the weights of a document's ids.
+        """
+        able = isinstance(self.detector, _Batched) and not self.decoys and weigh is None
+        batch = Batch()
+        for document in documents:
+            if able and not self._looks_for_spans(len(document.ids) - document.first):
+                if batch.add(document):
+                    yield from self._observe_batch(batch.take())
+                continue
+            yield from self._observe_batch(batch.take())
+            yield document, self.observe(document.ids, document.first, weigh(document.ids) if weigh else None)
+        yield from self._observe_batch(batch.take())
+
+    def gather(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Add documents to the corpus without testing each: what `pooled` alone needs. Passes them on."""
+        batch = Batch()
+        for document in documents:
+            if batch.add(document):
+                yield from self._gather_batch(batch.take())
+        yield from self._gather_batch(batch.take())
+
+    def pooled(self, progress: Progress | None = None) -> Row:
         """The corpus so far as one text, each input counted once in all of it.
 
         Raises:
-            BadInput: the documents had weights: those are for single documents.
+            BadInput: the documents had weights, or no pool was kept.
         """
-        if self._kind is not None:
+        if self._kind is not None or self._pool is None:
             raise BadInput("entropy weights are for single documents; leave out --entropy-model to pool a corpus")
-        tails = [
-            self._tail(s.n, np.concatenate([*s.inputs, np.empty(0, np.uint64)]) if s.inputs else np.empty(0, np.uint64))
-            for s in self._sums
+        tails = self._pool.tails()
+        tests = [
+            (tail(total), trial, n)
+            for trial, (tail, (n, total)) in enumerate(zip(tails, self._pool.totals(), strict=True))
         ]
-        log10_p, trial, n = min(
-            (tail(s.total), t, s.n) for t, (tail, s) in enumerate(zip(tails, self._sums, strict=True))
-        )
-        corrected = pvalue.bonferroni(log10_p, len(tails))
-        others = [one.pooled().log10_p for one in self._apart]
-        rank = self._rank(log10_p, corrected, tails, [s.decoys for s in self._sums], others)
+        log10_p, trial, n = min(tests)
+        corrected = pvalue.bonferroni(log10_p, len(tests))
+        rank = None
+        if self._together:
+            rank = pvalue.rank(exceeding(log10_p, tails, self._pool.decoy_totals()), self.decoys)
+        elif self._apart:
+            better = 0
+            for done, decoy in enumerate(self._apart, 1):
+                better += decoy.alone(self._kept) <= corrected
+                (progress or Silent()).update("decoys", done, self.decoys)
+            rank = pvalue.rank(better, self.decoys)
         return self._row(self._tokens, n, corrected, trial, rank, ())
+
+    def alone(self, documents: Sequence[tuple[U32, int]]) -> float:
+        """log10 p of these documents (ids, first) as one corpus; keeps nothing."""
+        corpus = Corpus(self.detector, spans=False)
+        for _ in corpus.gather(Document("", ids, first) for ids, first in documents):
+            pass
+        return corpus.pooled().log10_p
+
+    def _observe_batch(self, batch: Sequence[Document]) -> Iterator[tuple[Document, Row]]:
+        if not batch:
+            return
+        detector = self.detector
+        assert isinstance(detector, _Batched)
+        ids_T, firsts_D = np.concatenate([d.ids for d in batch]), np.array([d.first for d in batch])
+        offsets_D1 = np.cumsum([0, *(len(d.ids) for d in batch)])
+        by_trial = [detector.totals_batch(ids_T, offsets_D1, t, firsts_D) for t in range(len(self.detector.trials))]
+        if self._pool is not None:
+            self._gather_batch(batch)
+        for d, document in enumerate(batch):
+            log10_p, trial, n = min(
+                (self.detector.log10_tail(int(n_D[d]), float(total_D[d])), trial, int(n_D[d]))
+                for trial, (n_D, total_D) in enumerate(by_trial)
+            )
+            corrected = pvalue.bonferroni(log10_p, len(by_trial))
+            yield document, self._row(len(document.ids) - document.first, n, corrected, trial, None, ())
+
+    def _gather_batch(self, batch: Sequence[Document]) -> Sequence[Document]:
+        assert self._pool is not None
+        if batch:
+            self._pool.add(joined([self.detector.read(d.ids, d.first) for d in batch]))
+        for document in batch:
+            self._keep(document.ids, document.first)
+            self._tokens += len(document.ids) - document.first
+        return batch
+
+    def _keep(self, ids_T: U32, first: int) -> None:
+        """For decoys that have to read the corpus for themselves: one after another, so that one set is held."""
+        if self._apart:
+            self._kept.append((ids_T, first))
 
     def _row(
         self, n_tokens: int, n: int, log10_p: float, trial: int, rank_p: float | None, spans: tuple[Span, ...]
@@ -174,15 +252,13 @@ class Corpus:
             spans=spans,
             reachable=n >= self._needs,
             needs_scored=self._needs,
+            needs_tokens=self._needs + self._width,
         )
 
-    def _tail(self, n: int, inputs_N: U64) -> Tail:
-        detector = self.detector
-        if isinstance(detector, TailOfInputs):
-            return lambda total: detector.log10_tail_of(inputs_N, total)
-        return lambda total: detector.log10_tail(n, total)
+    def _decoy_totals(self, reading: Reading, trial: int) -> F64:
+        return self.detector.decoy_totals(reading, trial, self._seed, self._together)[1]
 
-    def _weighted(self, scores: Scores, reading: Reading, weights_T: F64) -> float:
+    def _weighted(self, scores: Scores, reading: Reading, weights_T: F64 | None) -> float:
         if self._kind is None:
             raise BadInput(f"{self.detector.scheme}: entropy weights need scores of a known single law")
         law, p = self._kind
@@ -190,65 +266,27 @@ class Corpus:
         weights = np.asarray(weights_T, np.float64)[reading.positions[kept]]
         return weighted_log10_tail(law, scores.values[kept], weights, p)  # type: ignore[arg-type]
 
-    def _add(self, trial: int, reading: Reading, scores: Scores, new: NDArray[np.bool_], decoys: Sequence[F64]) -> None:
-        """Add what the corpus has not had yet to a trial's sums."""
-        added = self._sums[trial]
-        kept = scores.counted & new
-        added.n += int(kept.sum())
-        added.total += float(scores.values[kept].sum())
-        if isinstance(self.detector, TailOfInputs):
-            added.inputs.append(reading.inputs[kept])
-        if self._together:
-            if new.all():
-                added.decoys += decoys[-1]
-            elif new.any():
-                fresh = self.detector.decoy_totals(reading.take(new), trial, self._seed, self._together)
-                added.decoys += fresh[1]
+    def _looks_for_spans(self, n_tokens: int) -> bool:
+        return n_tokens >= _SPANS_FROM if self._find_spans is None else self._find_spans
 
-    def _rank(
-        self, log10_p: float, corrected: float, tails: Sequence[Tail], decoys: Sequence[F64], others: Sequence[float]
-    ) -> float | None:
-        """Rank p of the best trial among the decoys' best trials."""
-        if not self.decoys:
-            return None
-        if others:
-            return pvalue.rank(sum(other <= corrected for other in others), self.decoys)
-        reached = np.zeros(self._together, bool)
-        for tail, totals in zip(tails, decoys, strict=True):
-            reached |= totals >= _threshold(tail, totals, log10_p)
-        return pvalue.rank(int(reached.sum()), self.decoys)
-
-    def _spans(self, reading: Reading, scores: Scores, trial: int, n_tokens: int) -> tuple[Span, ...]:
-        if self._find_spans is False or (self._find_spans is None and n_tokens < _SPANS_FROM):
+    def _spans(self, reading: Reading, scores: Scores, first: int, n_tokens: int) -> tuple[Span, ...]:
+        if not self._looks_for_spans(n_tokens):
             return ()
         kept = scores.counted
         inputs, detector = reading.inputs[kept], self.detector
-        tail_of = None
+        tail_of_part = None
         if isinstance(detector, TailOfInputs):
             known = detector
 
-            def tail_of(part: slice, total: float) -> float:
+            def tail_of_part(part: slice, total: float) -> float:
                 return known.log10_tail_of(inputs[part], total)
 
         found = find_spans(
             scores.values[kept],
-            reading.positions[kept],
+            reading.positions[kept] - first,
             detector.log10_tail,
             trials=len(detector.trials),
             log10_level=self._log10_level,
-            log10_tail_of=tail_of,
+            log10_tail_of=tail_of_part,
         )
         return tuple(found)
-
-
-def _threshold(tail: Tail, totals_K: F64, log10_p: float) -> float:
-    """The least of the totals whose p is at most `log10_p`; infinity if there is none. Tails fall in the total."""
-    ordered = np.unique(totals_K)
-    low, high = 0, len(ordered)
-    while low < high:
-        middle = (low + high) // 2
-        if tail(float(ordered[middle])) <= log10_p:
-            high = middle
-        else:
-            low = middle + 1
-    return float(ordered[low]) if low < len(ordered) else math.inf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from spiritsafe.errors import BadInput
 from spiritsafe.watermark._prf import U32
 from spiritsafe.watermark._rows import Row, jsonl_rows, parquet_rows, where_of
 
-__all__ = ["Document", "Documents", "Encode", "batch_encoder"]
+__all__ = ["Batch", "Document", "Documents", "Encode", "batch_encoder"]
 
 Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 """Token ids of each text, without special tokens around it."""
 
 _PIECE = 1 << 22  # bytes of a text that are encoded together
 _BATCH_ROWS, _BATCH_CHARS = 256, 1 << 20
+_TOGETHER_TOKENS, _TOGETHER_DOCUMENTS = 1 << 19, 4096
 _COMPARED_ROWS = 200  # rows with text and tokens that are encoded again, to see whether the tokenizer is theirs
 _IDS = 2**32
 _BOM = b"\xef\xbb\xbf"
@@ -71,9 +73,9 @@ class Documents:
         self._sources, self._encode, self._keep_text, self._stdin = sources, encode, keep_text, stdin
         self._vocab_size = vocab_size
         self._compared = 0
-        self.compared_tokens = 0
-        """Tokens of rows whose text was encoded again, and how many of them came out the same."""
-        self.agreeing_tokens = 0
+        self.compared_pairs = 0
+        """Pairs of neighbouring tokens in rows whose text was encoded again, and how many of them came back."""
+        self.agreeing_pairs = 0
 
     def __iter__(self) -> Iterator[Document]:
         for source in self._sources:
@@ -158,10 +160,32 @@ class Documents:
         if self._encode is None or self._compared >= _COMPARED_ROWS:
             return
         self._compared += 1
-        again = np.asarray(self._encode([text])[0], np.uint32)
-        shared = min(len(again), len(ids))
-        self.compared_tokens += max(len(again), len(ids))
-        self.agreeing_tokens += int((again[:shared] == ids[:shared]).sum())
+        given = _pairs(ids.tolist())
+        self.compared_pairs += given.total()
+        self.agreeing_pairs += (given & _pairs(self._encode([text])[0])).total()
+
+
+def _pairs(ids: Sequence[int]) -> Counter[tuple[int, int]]:
+    """Pairs, so that one token more does not put everything after it out of step."""
+    return Counter(itertools.pairwise(ids))
+
+
+class Batch:
+    """Documents that wait to be read together."""
+
+    def __init__(self) -> None:
+        self._documents: list[Document] = []
+        self._tokens = 0
+
+    def add(self, document: Document) -> bool:
+        """True if it is time to take them."""
+        self._documents.append(document)
+        self._tokens += len(document.ids)
+        return len(self._documents) == _TOGETHER_DOCUMENTS or self._tokens >= _TOGETHER_TOKENS
+
+    def take(self) -> list[Document]:
+        taken, self._documents, self._tokens = self._documents, [], 0
+        return taken
 
 
 def batch_encoder(tokenizer: Any) -> Encode:

@@ -1,0 +1,50 @@
+"""Decoy keys: how many of them do as well as the true key, best trial against best trial.
+
+The rank p = (1 + b) / (1 + K) holds whatever the law of a score (Besag and Clifford, "Generalized Monte Carlo
+significance tests", 1989): under H0 the true key is one of K + 1 that are exchangeable, given who speaks for which
+position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from spiritsafe.watermark._prf import U64
+from spiritsafe.watermark._types import F64, Detector, TailOfInputs
+
+__all__ = ["DECOY_SEED", "Tail", "exceeding", "tail_of"]
+
+DECOY_SEED = b"spiritsafe decoys 1"
+Tail = Callable[[float], float]
+"""log10 p of a total; falls as the total rises."""
+
+
+def tail_of(detector: Detector, n: int, inputs_N: U64) -> Tail:
+    """The null law of a sum over these n inputs."""
+    if isinstance(detector, TailOfInputs):
+        return lambda total: detector.log10_tail_of(inputs_N, total)
+    return lambda total: detector.log10_tail(n, total)
+
+
+def exceeding(log10_p: float, tails_E: Sequence[Tail], totals_EK: Sequence[F64]) -> int:
+    """How many of K decoys have a best trial with a p of at most `log10_p`, given their total (K,) in each trial."""
+    reached = np.zeros(len(totals_EK[0]), bool)
+    for tail, totals_K in zip(tails_E, totals_EK, strict=True):
+        reached |= totals_K >= _threshold(tail, totals_K, log10_p)
+    return int(reached.sum())
+
+
+def _threshold(tail: Tail, totals_K: F64, log10_p: float) -> float:
+    """The least of the totals whose p is at most `log10_p`; infinity if there is none. A few tails instead of K."""
+    ordered = np.unique(totals_K)
+    low, high = 0, len(ordered)
+    while low < high:
+        middle = (low + high) // 2
+        if tail(float(ordered[middle])) <= log10_p:
+            high = middle
+        else:
+            low = middle + 1
+    return float(ordered[low]) if low < len(ordered) else math.inf
