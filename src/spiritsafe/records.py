@@ -116,13 +116,17 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class TeacherInfo:
-    """Who answers. Hashes are None where a served model does not tell."""
+    """Who answers. Hashes are None where a served model does not tell.
+
+    marks: whose marks its replies carry, where we make them: key set, epoch and what becomes of greedy requests.
+    """
 
     model: str
     revision: str | None = None
     host: str | None = None
     tokenizer_hash: str | None = None
     template_hash: str | None = None
+    marks: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

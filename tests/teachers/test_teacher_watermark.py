@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from served import one_thread, save_tiny_model, serving
 from spiritsafe.cli._main import main
+from spiritsafe.collect._jobs import identity
 from spiritsafe.config import parse_config
 from spiritsafe.errors import BadInput
 from spiritsafe.keys import KeySet, load_keys, new_keys, rotate_keys
@@ -172,6 +174,7 @@ async def test_local_weights_mark_by_config_and_exchanges_name_the_key(
         stored = completion_bytes(here.replies, here.usage, here.model, here.watermark_key_id)
         assert parse_completion(stored).watermark_key_id == here.watermark_key_id
         assert there.raw is not None and parse_completion(there.raw).watermark_key_id == here.watermark_key_id
+        assert identity(local.info) != identity(replace(local.info, marks=None))  # its answers are filed apart
         cold = Request(request.prompt, Sampling(max_tokens=5, temperature=0))
         assert (await local.complete(cold)).watermark_key_id == here.watermark_key_id
     finally:

@@ -35,8 +35,10 @@ class Job:
 
 
 def identity(teacher: TeacherInfo) -> str:
-    """What a stored answer is filed under besides the request: the same model name elsewhere is another teacher."""
-    return f"{teacher.model}@{teacher.host or 'local'}#{teacher.revision or ''}"
+    """What a stored answer is filed under besides the request: the same model name elsewhere is another teacher, and
+    one that marks gives other answers than one that does not."""
+    marks = f"+{teacher.marks}" if teacher.marks else ""
+    return f"{teacher.model}@{teacher.host or 'local'}#{teacher.revision or ''}{marks}"
 
 
 class Questions:

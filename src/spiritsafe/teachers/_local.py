@@ -64,6 +64,7 @@ class LocalTeacher:
             revision=self.weights.revision,
             tokenizer_hash=self.weights.tokenizer_hash,
             template_hash=self.weights.template_hash,
+            marks=None if markers is None else f"{markers.key_id()} greedy={markers.greedy}",
         )
         # what the engine's thread should begin; None to stop
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
