@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from spiritsafe.watermark._accounts import Accounts, read_accounts
     from spiritsafe.watermark._corpus import DECOY_SEED, Corpus, Row
     from spiritsafe.watermark._entropy import entropy_weights, weighted_log10_tail
+    from spiritsafe.watermark._llama_cpp import LlamaLogitsProcessor
     from spiritsafe.watermark._marker import Marker, Markers
     from spiritsafe.watermark._marking import MarkerConfig, Marking
     from spiritsafe.watermark._native import NativeDetector
@@ -29,6 +30,7 @@ __all__ = [
     "Candidate",
     "Corpus",
     "Detector",
+    "LlamaLogitsProcessor",
     "Marker",
     "MarkerConfig",
     "Markers",
@@ -55,6 +57,7 @@ _HOMES = {
     "_accounts": ("Accounts", "read_accounts"),
     "_corpus": ("DECOY_SEED", "Corpus", "Row"),
     "_entropy": ("entropy_weights", "weighted_log10_tail"),
+    "_llama_cpp": ("LlamaLogitsProcessor",),
     "_marker": ("Marker", "Markers"),
     "_marking": ("MarkerConfig", "Marking"),
     "_native": ("NativeDetector",),
