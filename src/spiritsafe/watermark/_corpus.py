@@ -126,11 +126,11 @@ class Corpus:
         scored = [self.detector.scores(reading, trial) for trial in trials]
         kept = [scores.counted for scores in scored]
         tails = [tail_of(self.detector, int(mask.sum()), reading.inputs[mask]) for mask in kept]
+        true = [float(scores.values[scores.counted].sum()) for scores in scored]
         tests: list[tuple[float, int, int]] = []
-        for trial, (scores, mask, tail) in enumerate(zip(scored, kept, tails, strict=True)):
-            plain = weights_T is None
-            log10_p = tail(float(scores.values[mask].sum())) if plain else self._weighted(scores, reading, weights_T)
-            tests.append((log10_p, trial, int(mask.sum())))
+        for trial, (scores, tail) in enumerate(zip(scored, tails, strict=True)):
+            log10_p = tail(true[trial]) if weights_T is None else self._weighted(scores, reading, weights_T)
+            tests.append((log10_p, trial, int(scores.counted.sum())))
         totals = [self._decoy_totals(reading, trial) for trial in trials] if self._together else []
         if self._pool is not None:
             self._pool.add(reading, scored, totals)
@@ -139,7 +139,7 @@ class Corpus:
         corrected = pvalue.bonferroni(log10_p, len(tests))
         rank = None
         if self._together:
-            rank = pvalue.rank(exceeding(log10_p, tails, totals), self.decoys)
+            rank = pvalue.rank(exceeding(log10_p, true, tails, totals), self.decoys)
         elif self._apart:
             others = (one.observe(ids_T, first, weights_T).log10_p for one in self._apart)
             rank = pvalue.rank(sum(other <= corrected for other in others), self.decoys)
@@ -182,6 +182,7 @@ class Corpus:
         if self._kind is not None or self._pool is None:
             raise BadInput("entropy weights are for single documents; leave out --entropy-model to pool a corpus")
         tails = self._pool.tails()
+        true = [total for _, total in self._pool.totals()]
         tests = [
             (tail(total), trial, n)
             for trial, (tail, (n, total)) in enumerate(zip(tails, self._pool.totals(), strict=True))
@@ -190,7 +191,7 @@ class Corpus:
         corrected = pvalue.bonferroni(log10_p, len(tests))
         rank = None
         if self._together:
-            rank = pvalue.rank(exceeding(log10_p, tails, self._pool.decoy_totals()), self.decoys)
+            rank = pvalue.rank(exceeding(log10_p, true, tails, self._pool.decoy_totals()), self.decoys)
         elif self._apart:
             better = 0
             for done, decoy in enumerate(self._apart, 1):

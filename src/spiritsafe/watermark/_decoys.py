@@ -29,8 +29,13 @@ def tail_of(detector: Detector, n: int, inputs_N: U64) -> Tail:
     return lambda total: detector.log10_tail(n, total)
 
 
-def exceeding(log10_p: float, tails_E: Sequence[Tail], totals_EK: Sequence[F64]) -> int:
-    """How many of K decoys have a best trial with a p of at most `log10_p`, given their total (K,) in each trial."""
+def exceeding(log10_p: float, true_E: Sequence[float], tails_E: Sequence[Tail], totals_EK: Sequence[F64]) -> int:
+    """How many of K decoys have a best trial as good as the true key's, given their total (K,) in each trial.
+
+    log10_p: the true key's best trial.  true_E: its totals; with one trial they are all that is compared.
+    """
+    if len(true_E) == 1:
+        return int((totals_EK[0] >= true_E[0]).sum())
     reached = np.zeros(len(totals_EK[0]), bool)
     for tail, totals_K in zip(tails_E, totals_EK, strict=True):
         reached |= totals_K >= _threshold(tail, totals_K, log10_p)
