@@ -170,3 +170,106 @@ def test_greedy_marks_are_read_with_their_scheme(capsys: pytest.CaptureFixture[s
     found = json.loads(out)
     assert found["scheme"] == "kgw"
     assert all(np.isfinite(row["log10_p"]) and row["log10_p"] > -4 for row in found["documents"])
+
+
+def test_the_best_of_many_documents_pays_for_all_of_them(
+    capsys: pytest.CaptureFixture[str], desk: Path, tmp_path: Path
+) -> None:
+    """Two hundred texts, the 120th marked: it is found beyond what a table shows, and corrected for 200."""
+    keys = load_keys(desk / "keys.json")
+    random = np.random.default_rng(0)
+    rows = [{"id": f"d{i}", "tokens": random.integers(0, 400, 60).tolist()} for i in range(200)]
+    rows[120] = {"id": "leak", "tokens": write(keys, EPOCH, 17, 300, seed=3).tolist()}
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = run(capsys, path, "--keys", desk / "keys.json", "--decoys", 0)
+    assert code == 0
+    assert "leak: marked." in out
+    assert "corrected for 200 documents" in out
+    assert "50 most significant of 200" in out
+    assert out.count(": marked.") == 1
+    _, out, _ = run(capsys, path, "--keys", desk / "keys.json", "--decoys", 0, "--json")
+    found = json.loads(out)
+    assert len(found["documents"]) == 200
+    assert found["summary"] == {"documents": 200, "level": 1e-6, "marked": 1}
+    _, out, _ = run(
+        capsys, path, "--keys", desk / "keys.json", "--decoys", 0, "--out", tmp_path / "rows.jsonl", "--json"
+    )
+    assert json.loads(out)["summary"]["marked"] == 1
+
+
+def test_rows_with_text_show_that_the_tokenizer_is_another(
+    capsys: pytest.CaptureFixture[str], desk: Path, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer()
+    text = "the copper still, and the worm under it. " * 5
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    path = tmp_path / "both.jsonl"
+    arguments = [path, "--keys", desk / "keys.json", "--tokenizer", desk / "tokenizer", "--decoys", 0, "--json"]
+    path.write_text(json.dumps({"text": text, "tokens": ids}) + "\n")
+    _, out, err = run(capsys, *arguments)
+    assert json.loads(out)["warnings"] == []
+    assert "warning" not in err
+    path.write_text(json.dumps({"text": text, "tokens": [(i * 7 + 1) % 279 for i in ids]}) + "\n")
+    code, out, err = run(capsys, *arguments)
+    (warning,) = json.loads(out)["warnings"]
+    assert code == 0
+    assert f"of {len(ids) - 1} pairs" in warning
+    assert warning in err
+
+
+def test_a_tokenizer_json_alone_is_a_tokenizer(capsys: pytest.CaptureFixture[str], desk: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone.json").write_bytes((desk / "tokenizer" / "tokenizer.json").read_bytes())
+    path = tmp_path / "x.txt"
+    path.write_text("copper still " * 30)
+    read = []
+    for tokenizer in (desk / "tokenizer", desk / "tokenizer" / "tokenizer.json", tmp_path / "alone.json"):
+        code, out, _ = run(
+            capsys, path, "--keys", desk / "keys.json", "--tokenizer", tokenizer, "--decoys", 0, "--json"
+        )
+        assert code == 0
+        read.append(json.loads(out)["documents"])
+    assert read[0] == read[1] == read[2]
+    for broken, says in ((tmp_path / "none.json", "no such file"), (desk / "keys.json", "not a tokenizer.json")):
+        code, _, err = run(capsys, path, "--keys", desk / "keys.json", "--tokenizer", broken)
+        assert code == 2
+        assert says in err
+
+
+def test_an_interrupt_leaves_no_half_written_rows(
+    capsys: pytest.CaptureFixture[str], desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spiritsafe.watermark._corpus import Corpus
+
+    observe, calls = Corpus.observe, 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return observe(*arguments)
+
+    monkeypatch.setattr(Corpus, "observe", interrupted)
+    code, out, _ = run(
+        capsys, desk / "rows.jsonl", "--keys", desk / "keys.json", "--decoys", 9, "--out", tmp_path / "o.jsonl"
+    )
+    assert (code, out) == (130, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--pool", "--out", "rows.jsonl"], "--out writes single documents"),
+        (["--pool", "--entropy-model", "m.gguf"], "--entropy-model weighs single documents"),
+        (["--out", "no/such/folder/rows.jsonl"], "cannot be written"),
+        (["--decoys", "-1"], "--decoys"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    capsys: pytest.CaptureFixture[str], desk: Path, arguments: list[str], says: str
+) -> None:
+    code, _, err = run(capsys, desk / "rows.jsonl", "--keys", desk / "keys.json", *arguments)
+    assert code == 2
+    assert says in err

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from spiritsafe import pvalue
 from spiritsafe.errors import BadInput
 from spiritsafe.progress import Progress, Silent
-from spiritsafe.watermark._decoys import DECOY_SEED, exceeding, tail_of
+from spiritsafe.watermark._decoys import DECOY_SEED, decoy_totals, exceeding, tail_of
 from spiritsafe.watermark._documents import Batch, Document
 from spiritsafe.watermark._entropy import weighted_log10_tail
 from spiritsafe.watermark._pool import Pool, joined
@@ -131,7 +131,8 @@ class Corpus:
         for trial, (scores, tail) in enumerate(zip(scored, tails, strict=True)):
             log10_p = tail(true[trial]) if weights_T is None else self._weighted(scores, reading, weights_T)
             tests.append((log10_p, trial, int(scores.counted.sum())))
-        totals = [self._decoy_totals(reading, trial) for trial in trials] if self._together else []
+        count = self._together
+        totals = [decoy_totals(self.detector, reading, t, self._seed, count) for t in trials] if count else []
         if self._pool is not None:
             self._pool.add(reading, scored, totals)
             self._keep(ids_T, first)
@@ -255,9 +256,6 @@ class Corpus:
             needs_scored=self._needs,
             needs_tokens=self._needs + self._width,
         )
-
-    def _decoy_totals(self, reading: Reading, trial: int) -> F64:
-        return self.detector.decoy_totals(reading, trial, self._seed, self._together)[1]
 
     def _weighted(self, scores: Scores, reading: Reading, weights_T: F64 | None) -> float:
         if self._kind is None:

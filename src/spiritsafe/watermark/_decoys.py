@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from spiritsafe.watermark._prf import U64
-from spiritsafe.watermark._types import F64, Detector, TailOfInputs
+from spiritsafe.watermark._threads import threads_for
+from spiritsafe.watermark._types import F64, Detector, Reading, TailOfInputs
 
-__all__ = ["DECOY_SEED", "Tail", "exceeding", "tail_of"]
+__all__ = ["DECOY_SEED", "Tail", "decoy_totals", "exceeding", "tail_of"]
 
 DECOY_SEED = b"spiritsafe decoys 1"
 Tail = Callable[[float], float]
@@ -27,6 +28,12 @@ def tail_of(detector: Detector, n: int, inputs_N: U64) -> Tail:
     if isinstance(detector, TailOfInputs):
         return lambda total: detector.log10_tail_of(inputs_N, total)
     return lambda total: detector.log10_tail(n, total)
+
+
+def decoy_totals(detector: Detector, reading: Reading, trial: int, seed: bytes, count: int) -> F64:
+    """Totals (count,) of a deduplicated reading under the decoys of one trial."""
+    with threads_for(count * len(reading.tokens)):
+        return detector.decoy_totals(reading, trial, seed, count)[1]
 
 
 def exceeding(log10_p: float, true_E: Sequence[float], tails_E: Sequence[Tail], totals_EK: Sequence[F64]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spiritsafe.watermark._decoys import Tail, tail_of
+from spiritsafe.watermark._decoys import Tail, decoy_totals, tail_of
 from spiritsafe.watermark._prf import U64
 from spiritsafe.watermark._seen import Seen
 from spiritsafe.watermark._types import F64, Detector, Reading, Scores, TailOfInputs
@@ -59,7 +59,7 @@ class Pool:
             if self._decoys and known and decoys_EK:
                 sums.decoys_K += decoys_EK[trial]
             elif self._decoys:
-                sums.decoys_K += self._detector.decoy_totals(fresh, trial, self._seed, self._decoys)[1]
+                sums.decoys_K += decoy_totals(self._detector, fresh, trial, self._seed, self._decoys)
 
     def totals(self) -> list[tuple[int, float]]:
         """(n, total) of each trial."""

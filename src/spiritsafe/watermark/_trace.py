@@ -17,12 +17,10 @@ consolidate watermarks for large language models" (2023), §4.4; the epoch test 
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,12 +34,12 @@ from spiritsafe.watermark._native import NativeDetector
 from spiritsafe.watermark._prf import U32, context_hashes, key_words
 from spiritsafe.watermark._seen import DocumentSeen
 from spiritsafe.watermark._spans import find_spans
+from spiritsafe.watermark._threads import threads_for
 from spiritsafe.watermark._types import F64, Reading
 
 __all__ = ["Candidate", "Traced", "Tracer", "best_epoch", "epoch_log10_p"]
 
 Spans = tuple[tuple[int, int], ...]
-_WORTH_THREADS = 2_000_000  # scores: some ten milliseconds of one core
 _BLOCK = 1 << 16  # accounts a call: often enough for progress
 
 
@@ -204,7 +202,7 @@ class Tracer:
         for low in range(0, count, _BLOCK):
             high = min(low + _BLOCK, count)
             part = keys[low * KEY_BYTES : high * KEY_BYTES]
-            with _threads_for(count * len(reading.tokens)):
+            with threads_for(count * len(reading.tokens)):
                 n, totals[low:high] = self.detector.account_totals(reading, trial, part)
             if high < count:  # a line of its own for every finished text would drown what matters
                 self._progress.update("accounts", high, count)
@@ -220,17 +218,6 @@ class Tracer:
                 self._progress.update("keys", min(low + _BLOCK, count), count)
             self._account_keys[trial] = b"".join(parts)
         return self._account_keys[trial]
-
-
-@contextlib.contextmanager
-def _threads_for(scores: int) -> Iterator[None]:
-    """One thread where there is little to do: on busy cores, waiting for a second one costs more than the sums."""
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1 if scores < _WORTH_THREADS else threads)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(threads)
 
 
 def best_epoch(detector: NativeDetector, reading: Reading) -> tuple[int, int, float]:
