@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("collector", "engine", "loss", "train_step", "watermark_hf", "watermark_engines", "watermark_trace", "watermark_text")
+NAMES = (
+    "collector",
+    "engine",
+    "loss",
+    "train_step",
+    "watermark_hf",
+    "watermark_engines",
+    "watermark_trace",
+    "watermark_text",
+)
 
 
 def main(names: list[str]) -> int:

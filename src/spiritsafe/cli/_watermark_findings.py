@@ -79,10 +79,9 @@ class Findings:
             print(sentence)
         if pooled is not None and (self.read > 1 or not shown):
             rank = "" if pooled["rank_p"] is None else f", rank p {pooled['rank_p']:.3g}"
-            print(
-                f"all {self.read} as one corpus: {pooled['n_scored']} scored, log10 p {pooled['log10_p']:.1f}{rank}."
-                f" {_finding('the corpus', pooled, pooled['log10_p'], self.level)}"
-            )
+            facts = f"{pooled['n_scored']} scored, log10 p {pooled['log10_p']:.1f}{rank}"
+            where = f"all {self.read} as one corpus ({facts})"
+            print(_finding(where, pooled, pooled["log10_p"], self.level))
 
     def _sentences(self) -> Iterator[str]:
         if not self._best:
