@@ -55,11 +55,11 @@ def test_rows_carry_their_own_accounts_marks(weights: Weights, keys: KeySet) -> 
     detector = NativeDetector(keys)
     for row, slot in zip(rows, (3, 4), strict=True):
         n, total = detector.totals_batch(row, np.array([0, len(row)]), 0, np.array([3]))
-        assert detector.log10_tail(int(n[0]), float(total[0])) < -6
+        assert detector.log10_tail(int(n[0]), float(total[0])) < -3
         reading = detector.read(row, 3)
         _, totals = detector.account_totals(reading, 0, keys.account_keys("2026-11", range(50), "gumbel-dual"))
         assert totals.argmax() == slot
-    assert all(m.keyed > 100 for m in processor.markers)
+    assert all(m.keyed > 50 for m in processor.markers)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spiritsafe.watermark._accounts import Accounts, read_accounts
     from spiritsafe.watermark._corpus import DECOY_SEED, Corpus, Row
+    from spiritsafe.watermark._documents import Document, Documents, batch_encoder
     from spiritsafe.watermark._entropy import entropy_weights, weighted_log10_tail
     from spiritsafe.watermark._llama_cpp import LlamaLogitsProcessor
     from spiritsafe.watermark._marker import Marker, Markers
@@ -30,6 +31,8 @@ __all__ = [
     "Candidate",
     "Corpus",
     "Detector",
+    "Document",
+    "Documents",
     "LlamaLogitsProcessor",
     "Marker",
     "MarkerConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "Traced",
     "Tracer",
     "WatermarkLogitsProcessor",
+    "batch_encoder",
     "engine_detector",
     "entropy_weights",
     "find_spans",
@@ -56,6 +60,7 @@ __all__ = [
 _HOMES = {
     "_accounts": ("Accounts", "read_accounts"),
     "_corpus": ("DECOY_SEED", "Corpus", "Row"),
+    "_documents": ("Document", "Documents", "batch_encoder"),
     "_entropy": ("entropy_weights", "weighted_log10_tail"),
     "_llama_cpp": ("LlamaLogitsProcessor",),
     "_marker": ("Marker", "Markers"),
