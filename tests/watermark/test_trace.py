@@ -98,6 +98,9 @@ def test_spans_say_where_each_account_is() -> None:
         assert start - 40 <= begin
         assert end <= start + 440
     assert len(traced.spans) == 2
+    prompted = Tracer(keys, accounts(1000)).trace(text, 600)  # the human part as a prompt: spans count from the text
+    assert prompted.spans[0][0] < 40
+    assert min(candidate.spans[0][0] for candidate in prompted.candidates) < 40
 
 
 def test_no_more_than_top_are_named() -> None:

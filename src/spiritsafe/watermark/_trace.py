@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from spiritsafe.progress import Progress, Silent
 from spiritsafe.watermark._accounts import Accounts
 from spiritsafe.watermark._marking import Marking, SchemeName
 from spiritsafe.watermark._native import NativeDetector
+from spiritsafe.watermark._pool import joined
 from spiritsafe.watermark._prf import U32, context_hashes, key_words
 from spiritsafe.watermark._seen import DocumentSeen
 from spiritsafe.watermark._spans import find_spans
@@ -120,14 +121,10 @@ class Tracer:
         self._account_keys: dict[int, bytes] = {}
         self._seen = DocumentSeen()
 
-    @property
-    def fewest(self) -> int:
-        """The fewest positions of the account layer that can name anybody at this level among so many accounts."""
-        return self.detector.fewest(self.log10_level - math.log10(len(self.accounts)))
-
     def trace(self, ids_T: U32, first: int = 0) -> Traced:
         """Trace one text; ids before `first` are the prompt, read but never scored."""
         reading = self.detector.read(ids_T, first)
+        reading = replace(reading, positions=reading.positions - first)  # spans count from the text
         return self._traced(reading.take(self._seen.first(reading.inputs)), len(ids_T) - first, located=True)
 
     def trace_pool(self, texts: Iterable[tuple[U32, int]]) -> Traced:
@@ -140,8 +137,8 @@ class Tracer:
             reading = self.detector.read(ids_T, first)
             readings.append(reading.take(self._seen.first(reading.inputs)))
             tokens += len(ids_T) - first
-        joined = _joined(readings)
-        return self._traced(joined.take(self._seen.first(joined.inputs)), tokens, located=False)
+        whole = joined(readings)
+        return self._traced(whole.take(self._seen.first(whole.inputs)), tokens, located=False)
 
     def _traced(self, reading: Reading, n_tokens: int, located: bool) -> Traced:
         trial, n_scored, log10_p = best_epoch(self.detector, reading)
@@ -235,16 +232,6 @@ def epoch_log10_p(detector: NativeDetector, ids_T: U32, first: int = 0) -> float
     """log10 p of one text's best epoch, corrected for the epochs tried; ids before `first` are never scored."""
     reading = detector.read(ids_T, first)
     return best_epoch(detector, reading.take(DocumentSeen().first(reading.inputs)))[2]
-
-
-def _joined(readings: list[Reading]) -> Reading:
-    """One reading of many; positions are those in their own texts."""
-    return Reading(
-        np.concatenate([r.inputs for r in readings]),
-        np.concatenate([r.positions for r in readings]),
-        np.concatenate([r.windows for r in readings]),
-        np.concatenate([r.tokens for r in readings]),
-    )
 
 
 def _largest(totals_N: F64, count: int) -> NDArray[np.int64]:
