@@ -139,7 +139,7 @@ def test_entropy_weights_keep_certain_tokens_from_diluting() -> None:
     weights = np.concatenate([np.ones(400), np.zeros(1200)])
     detector = NativeDetector(keys)
     plain = Corpus(detector, spans=False).observe(mixed)
-    corpus = Corpus(detector, spans=False, kind=("exponential", None), pool=False, decoys=19)
+    corpus = Corpus(detector, spans=False, law=("exponential", None), pool=False, decoys=19)
     weighted = corpus.observe(mixed, 0, weights)
     assert weighted.log10_p < plain.log10_p - 2
     assert weighted.rank_p == 0.05

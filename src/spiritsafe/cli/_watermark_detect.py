@@ -21,7 +21,7 @@ from spiritsafe.errors import BadInput
 if TYPE_CHECKING:
     from spiritsafe.keys import KeySet
     from spiritsafe.watermark._documents import Documents
-    from spiritsafe.watermark._types import Detector
+    from spiritsafe.watermark._types import Detector, Law
 
 __all__ = ["register"]
 
@@ -112,7 +112,7 @@ def detect(
         seed=DECOY_SEED if decoy_seed is None else decoy_seed.encode(),
         log10_level=math.log10(level),
         spans=False if pool else spans,
-        kind=_law(detector) if entropy_model else None,
+        law=_law(detector) if entropy_model else None,
         pool=entropy_model is None,
     )
     weigh = _weights(entropy_model) if entropy_model else None
@@ -171,14 +171,15 @@ def _engine(engine: str, params: Path | None) -> tuple[Detector, int | None]:
     return engine_detector(engine, given), vocab if type(vocab) is int else None
 
 
-def _law(detector: Detector) -> tuple[str, float | None]:
-    if detector.scheme == "gumbel-dual":
-        return "exponential", None
-    if detector.scheme == "kgw":
-        return "bernoulli", detector.marking.gamma  # type: ignore[attr-defined]
-    raise BadInput(
-        f"--entropy-model: weights are for gumbel-dual and kgw marks of a key set, not for {detector.scheme}"
-    )
+def _law(detector: Detector) -> Law:
+    from spiritsafe.watermark._native import NativeDetector
+
+    law = detector.marks.law if isinstance(detector, NativeDetector) else None
+    if law is None:
+        raise BadInput(
+            f"--entropy-model: weights are for gumbel-dual and kgw marks of a key set, not for {detector.scheme}"
+        )
+    return law
 
 
 def _weights(source: str) -> Callable[[Any], Any]:

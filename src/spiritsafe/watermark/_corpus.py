@@ -30,7 +30,7 @@ from spiritsafe.watermark._pool import Pool, joined
 from spiritsafe.watermark._prf import U32
 from spiritsafe.watermark._seen import DocumentSeen
 from spiritsafe.watermark._spans import Span, find_spans
-from spiritsafe.watermark._types import F64, Detector, Reading, Scores, TailOfInputs
+from spiritsafe.watermark._types import F64, Detector, Law, Reading, Scores, TailOfInputs
 
 __all__ = ["DECOY_SEED", "Corpus", "Row"]
 
@@ -76,7 +76,7 @@ class Corpus:
 
     decoys: decoy keys a document (and for `pooled`).  log10_level: the level a reader has in mind.
     spans: look for marked parts; None: in documents of 600 tokens and more.
-    kind: "exponential" or "bernoulli", the law of a score, where documents come with entropy weights.
+    law: of one score (`Scheme.law`), where documents come with entropy weights.
     pool: keep the corpus-wide sums: 12 to 16 bytes a distinct input, and where each decoy reads for itself the ids.
 
     Raises:
@@ -91,17 +91,17 @@ class Corpus:
         seed: bytes = DECOY_SEED,
         log10_level: float = -3.0,
         spans: bool | None = None,
-        kind: tuple[str, float | None] | None = None,
+        law: Law | None = None,
         pool: bool = True,
     ) -> None:
         if decoys < 0:
             raise BadInput(f"--decoys {decoys}: give 0 or more")
         self.detector, self.decoys, self._seed = detector, decoys, seed
-        self._log10_level, self._find_spans, self._kind = log10_level, spans, kind
+        self._log10_level, self._find_spans, self._law = log10_level, spans, law
         # Decoys whose reading or statistic is their own repeat everything; the others share the reading.
-        apart = decoys and (detector.keyed_reading or kind is not None)
+        apart = decoys and (detector.keyed_reading or law is not None)
         self._apart = (
-            [Corpus(d, kind=kind, pool=False, spans=False) for d in detector.decoys(seed, decoys)] if apart else []
+            [Corpus(d, law=law, pool=False, spans=False) for d in detector.decoys(seed, decoys)] if apart else []
         )
         self._together = 0 if apart else decoys
         self._document = DocumentSeen()
@@ -180,7 +180,7 @@ class Corpus:
         Raises:
             BadInput: the documents had weights, or no pool was kept.
         """
-        if self._kind is not None or self._pool is None:
+        if self._law is not None or self._pool is None:
             raise BadInput("entropy weights are for single documents; leave out --entropy-model to pool a corpus")
         tails = self._pool.tails()
         true = [total for _, total in self._pool.totals()]
@@ -258,12 +258,12 @@ class Corpus:
         )
 
     def _weighted(self, scores: Scores, reading: Reading, weights_T: F64 | None) -> float:
-        if self._kind is None:
+        if self._law is None:
             raise BadInput(f"{self.detector.scheme}: entropy weights need scores of a known single law")
-        law, p = self._kind
+        kind, p = self._law
         kept = scores.counted
         weights = np.asarray(weights_T, np.float64)[reading.positions[kept]]
-        return weighted_log10_tail(law, scores.values[kept], weights, p)  # type: ignore[arg-type]
+        return weighted_log10_tail(kind, scores.values[kept], weights, p)
 
     def _looks_for_spans(self, n_tokens: int) -> bool:
         return n_tokens >= _SPANS_FROM if self._find_spans is None else self._find_spans

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spiritsafe.watermark._prf import U32, U64
 
-__all__ = ["F64", "Detector", "Reading", "Scheme", "Scores", "TailOfInputs"]
+__all__ = ["F64", "Detector", "Law", "Reading", "Scheme", "Scores", "TailOfInputs"]
 
 F64 = NDArray[np.float64]
+Law = tuple[Literal["exponential", "bernoulli"], float | None]
+"""Of one score under H0, where entropy weights have a tail for it; the number is the Bernoulli's probability."""
 
 
 class Scheme(Protocol):
@@ -25,6 +27,7 @@ class Scheme(Protocol):
 
     name: ClassVar[str]
     context_width: int
+    law: Law | None
 
     def mark(self, hashes_B: U64, probs_BV: Any) -> Any:
         """The distributions to sample from instead of `probs_BV` (float32 torch, rows sum to 1); a hash a row."""

@@ -17,7 +17,7 @@ from numba import njit, prange
 
 from spiritsafe import pvalue
 from spiritsafe.watermark._prf import LANES, U32, U64, hash_keys, message_words, mix, uniform
-from spiritsafe.watermark._types import F64
+from spiritsafe.watermark._types import F64, Law
 
 __all__ = ["Gumbel"]
 
@@ -32,6 +32,7 @@ class Gumbel:
 
     def __init__(self, context_width: int = 2) -> None:
         self.context_width = context_width
+        self.law: Law | None = ("exponential", None)
 
     def mark(self, hashes_B: U64, probs_BV: Any) -> Any:
         """(B, V) float32 with all mass on each row's winner."""

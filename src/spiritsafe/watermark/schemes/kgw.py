@@ -16,7 +16,7 @@ from numba import njit, prange, uint64
 
 from spiritsafe import pvalue
 from spiritsafe.watermark._prf import LANES, U32, U64, Word, hash_keys, message_words, mix
-from spiritsafe.watermark._types import F64
+from spiritsafe.watermark._types import F64, Law
 
 __all__ = ["Kgw"]
 
@@ -28,6 +28,7 @@ class Kgw:
 
     def __init__(self, context_width: int = 2, gamma: float = 0.25, delta: float = 2.0) -> None:
         self.context_width, self.gamma, self.delta = context_width, gamma, delta
+        self.law: Law | None = ("bernoulli", gamma)
         # u = (⌊z / 2^12⌋ + ½) / 2^52 < γ  ⇔  ⌊z / 2^12⌋ < ⌈γ·2^52 - ½⌉  ⇔  z < that · 2^12
         self._below = np.uint64(math.ceil(gamma * 2.0**52 - 0.5) << 12)
 

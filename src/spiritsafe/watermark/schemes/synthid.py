@@ -19,7 +19,7 @@ from numba import int32, njit, prange, uint64
 
 from spiritsafe import pvalue
 from spiritsafe.watermark._prf import LANES, U32, U64, Word, hash_keys, message_words, mix
-from spiritsafe.watermark._types import F64
+from spiritsafe.watermark._types import F64, Law
 
 __all__ = ["SynthId"]
 
@@ -35,6 +35,7 @@ class SynthId:
 
     def __init__(self, context_width: int = 2, depth: int = 30) -> None:
         self.context_width, self.depth = context_width, depth
+        self.law: Law | None = None
 
     def mark(self, hashes_B: U64, probs_BV: Any) -> Any:
         """(B, V) float32 after all layers."""
