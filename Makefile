@@ -35,4 +35,5 @@ proof: $(READY)
 	$(BIN)/python -m benchmarks.proof $(ARGS)
 
 clean:
+	find src tests -name "*.nb[ci]" -delete
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
