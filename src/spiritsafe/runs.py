@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from spiritsafe.errors import BadInput
 
-__all__ = ["Run", "atomic_write", "hash_path", "hash_value"]
+__all__ = ["Run", "atomic_file", "atomic_write", "hash_path", "hash_value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +146,17 @@ class Run:
         )
 
 
-def atomic_write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    """Write via a temporary file in the same directory, fsync, rename: readers see the old file or the new one.
+@contextlib.contextmanager
+def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A temporary file in the same directory, renamed to `path` after an fsync: readers see the old file or the new one.
 
-    Until the rename the file has mode 0600, so that a secret (mode=0o600) is never readable by others.
+    Nothing appears if the block raises. Until the rename the file has mode 0600, so that a secret (mode=0o600) is
+    never readable by others.
     """
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, mode)
@@ -164,6 +165,12 @@ def atomic_write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def atomic_write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Write a whole file through `atomic_file`."""
+    with atomic_file(path, mode) as file:
+        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def hash_path(path: Path) -> str:

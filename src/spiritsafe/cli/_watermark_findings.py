@@ -5,17 +5,16 @@ from __future__ import annotations
 import bisect
 import json
 import math
-import os
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiritsafe.cli._output import print_table
 from spiritsafe.errors import BadInput
+from spiritsafe.runs import atomic_file
 
 if TYPE_CHECKING:
     from spiritsafe.watermark._corpus import Row
@@ -107,7 +106,7 @@ def described(name: str | None, row: Row) -> Fields:
 
 
 @contextmanager
-def row_file(out: Path | None) -> Iterator[Callable[[Fields], None] | None]:
+def row_file(out: Path | None) -> Iterator[Callable[[Fields], object] | None]:
     """Writes rows to a file that appears when all are written.
 
     Raises:
@@ -116,18 +115,12 @@ def row_file(out: Path | None) -> Iterator[Callable[[Fields], None] | None]:
     if out is None:
         yield None
         return
-    try:
-        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    except OSError as error:
-        raise BadInput(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
-        os.chmod(name, 0o644)
-        os.replace(name, out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(atomic_file(out))
+        except OSError as error:
+            raise BadInput(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None
+        yield lambda row: file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def _cells(row: Fields) -> list[str]:
