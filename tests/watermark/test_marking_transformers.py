@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from marking_kit import key_set
 from transformers import GenerationConfig, LogitsProcessorList
 
+from marked import key_set
 from served import one_thread, save_tiny_model
 from spiritsafe.errors import BadInput, Refused
 from spiritsafe.keys import KeySet
 from spiritsafe.teachers import Weights, load_weights
 from spiritsafe.watermark._marker import Markers
 from spiritsafe.watermark._native import NativeDetector
+from spiritsafe.watermark._seen import DocumentSeen
 from spiritsafe.watermark._transformers import WatermarkLogitsProcessor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,8 +30,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> KeySet:
-    return key_set(tmp_path_factory.mktemp("keys"))
+def keys() -> KeySet:
+    """The same each time: the tiny model loops under some keys, and then there is little to find."""
+    return key_set(3)
 
 
 def generate(
@@ -55,11 +57,12 @@ def test_rows_carry_their_own_accounts_marks(weights: Weights, keys: KeySet) -> 
     detector = NativeDetector(keys)
     for row, slot in zip(rows, (3, 4), strict=True):
         n, total = detector.totals_batch(row, np.array([0, len(row)]), 0, np.array([3]))
-        assert detector.log10_tail(int(n[0]), float(total[0])) < -3
+        assert detector.log10_tail(int(n[0]), float(total[0])) < -6
         reading = detector.read(row, 3)
+        reading = reading.take(DocumentSeen().first(reading.inputs))  # the tiny model repeats itself
         _, totals = detector.account_totals(reading, 0, keys.account_keys("2026-11", range(50), "gumbel-dual"))
         assert totals.argmax() == slot
-    assert all(m.keyed > 50 for m in processor.markers)
+    assert all(m.keyed > 100 for m in processor.markers)
 
 
 @pytest.mark.parametrize(
