@@ -1,0 +1,279 @@
+"""GUARD.yaml: everything an operator decides, read strictly."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from spiritsafe.config import StrictModel
+from spiritsafe.spend import Price
+
+__all__ = [
+    "STEPS",
+    "GuardConfig",
+    "LadderConfig",
+    "LimitSet",
+    "LimitsConfig",
+    "OutputRules",
+    "PriceEntry",
+    "Rule",
+    "Step",
+    "TermsConfig",
+    "Tier",
+    "TwinsConfig",
+    "Upstream",
+    "WatermarkConfig",
+    "WebhookConfig",
+]
+
+Count = Annotated[int, Field(ge=0)]
+Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$")]
+HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+
+Rule = Literal[
+    "requests_per_min",
+    "requests_per_day",
+    "tokens_per_min",
+    "input_tokens_per_min",
+    "output_tokens_per_min",
+    "tokens_per_day",
+    "usd_per_day",
+    "usd_per_month",
+    "usd_lifetime",
+    "concurrency",
+]
+Step = Literal["observe", "notify", "cluster_cap", "price_tier", "output_policy", "review", "suspend"]
+STEPS: tuple[Step, ...] = ("observe", "notify", "cluster_cap", "price_tier", "output_policy", "review", "suspend")
+
+
+class LimitSet(StrictModel):
+    """Limits of one subject; what is not given is not limited. Tokens count prompt and completion together.
+
+    usd_lifetime_per_day: what the lifetime allowance grows by with each day of the account's age.
+    shadow: true, or the rules, that only record what they would have refused.
+    """
+
+    requests_per_min: Count | None = None
+    requests_per_day: Count | None = None
+    tokens_per_min: Count | None = None
+    input_tokens_per_min: Count | None = None
+    output_tokens_per_min: Count | None = None
+    tokens_per_day: Count | None = None
+    usd_per_day: Usd | None = None
+    usd_per_month: Usd | None = None
+    usd_lifetime: Usd | None = None
+    usd_lifetime_per_day: Usd = Decimal(0)
+    concurrency: Count | None = None
+    shadow: bool | tuple[Rule, ...] = False
+
+
+class OutputRules(StrictModel):
+    """What of a reply may leave. None: as the tier says (in a ladder step) or no rule (in a tier).
+
+    logprobs: most alternatives per token; 0 turns log-probabilities off.  logprob_decimals: round them.
+    logit_bias_with_logprobs: allow both in one request (together they give away the projection layer,
+        Carlini et al. 2024, §4).
+    reasoning: "show" it, "withhold" it, or "summarise" it (withheld in streams).
+    """
+
+    logprobs: Annotated[int, Field(ge=0, le=128)] | None = None
+    logprob_decimals: Annotated[int, Field(ge=0, le=8)] | None = None
+    logit_bias: bool | None = None
+    logit_bias_with_logprobs: bool | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    reasoning: Literal["show", "withhold", "summarise"] | None = None
+
+
+class PriceStep(StrictModel):
+    """From `above_usd` spent in the month on, the next request costs `times` the list price."""
+
+    above_usd: Usd
+    times: Annotated[Decimal, Field(ge=1, le=1000)]
+
+
+class Tier(LimitSet, OutputRules):
+    """One class of customers.
+
+    schedule: how the price rises with what was spent this month.  models: those it may use; all unless given.
+    watermark: mark replies with the account's key.  twin_share: the part of eligible requests answered twice.
+    """
+
+    logprobs: Annotated[int, Field(ge=0, le=128)] = 0
+    logit_bias: bool = True
+    logit_bias_with_logprobs: bool = False
+    n: Annotated[int, Field(ge=1, le=128)] = 8
+    max_tokens: Annotated[int, Field(ge=1)] = 4096
+    reasoning: Literal["show", "withhold", "summarise"] = "show"
+    watermark: bool = False
+    twin_share: Share = 0.0
+    models: tuple[str, ...] | None = None
+    schedule: tuple[PriceStep, ...] = ()
+
+
+class Upstream(StrictModel):
+    """A server that answers. Several may serve one model; `weight` shares the work among the healthy ones.
+
+    watermark: how the key id travels: this project's field, or vLLM's `vllm_xargs`.
+    tokenizer: a tokenizer.json, or a folder that holds one, to count tokens where usage is absent.
+    timeout_s: silence before giving up, at the first byte and between bytes.  total_s: for a whole reply.
+    health_path: asked every `health_every_s`; relative to the server's root.
+    """
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    base_url: HttpUrl
+    api_key_env: str | None = None
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    price: Price
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    total_s: Annotated[float, Field(gt=0)] = 1800.0
+    connect_s: Annotated[float, Field(gt=0)] = 5.0
+    health_path: str | None = None
+    health_every_s: Annotated[float, Field(gt=0)] = 5.0
+    tokenizer: Path | None = None
+    image_tokens: Count = 1600
+    watermark: Literal["spiritsafe", "vllm"] = "spiritsafe"
+    context: Annotated[int, Field(ge=1)] | None = None
+
+
+class PriceEntry(Price):
+    """The price of a model from a day on (UTC); the newest entry that has begun counts, else the upstream's price."""
+
+    from_: Annotated[date, Field(alias="from")]
+    model: str
+
+
+class TermsConfig(StrictModel):
+    version: str
+    url: HttpUrl
+    required: bool = True
+
+
+class WatermarkConfig(StrictModel):
+    """greedy: what becomes of requests at temperature 0 on marked tiers; refuse is enforced here, kgw and raise by the
+    engine that marks, which must be started with the same choice."""
+
+    keys: Path
+    greedy: Literal["kgw", "raise", "refuse"] = "kgw"
+    passphrase_env: str | None = None
+    passphrase_file: Path | None = None
+
+
+class TwinsConfig(StrictModel):
+    """consent: "terms": accepting the terms is consent; "account": only accounts marked as consenting."""
+
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 400
+    consent: Literal["terms", "account"] = "terms"
+
+
+class StateConfig(StrictModel):
+    """journal: folder of the crash journals, on a local disk; beside a SQLite database unless given.
+    secrets: file with the guard's own secrets, made at first use."""
+
+    database: Annotated[str, StringConstraints(pattern=r"^(sqlite:///.+|postgresql://.+)$")] = "sqlite:///guard.db"
+    limits: Annotated[str, StringConstraints(pattern=r"^(memory|rediss?://.+|unix://.+)$")] = "memory"
+    journal: Path | None = None
+    secrets: Path = Path("guard.secrets")
+
+
+class LimitsConfig(StrictModel):
+    """when_state_is_down: what a limit does while its state (Redis) is away; one answer, or one per rule."""
+
+    when_state_is_down: Literal["open", "closed"] | dict[Rule | Literal["default"], Literal["open", "closed"]] = (
+        "closed"
+    )
+    models: Annotated[dict[str, LimitSet], Field(default_factory=dict)]
+    clusters: LimitSet = LimitSet()
+    near_limit: Share = 0.8
+
+
+class LadderConfig(StrictModel):
+    """shadow: steps are recorded and change nothing.  steps: those an operator turned on, in order.
+    cluster_cap, price_times, output_policy: what those steps do."""
+
+    shadow: bool = True
+    steps: tuple[Step, ...] = ("notify", "cluster_cap", "price_tier", "output_policy", "review", "suspend")
+    cluster_cap: LimitSet = LimitSet(usd_per_day=Decimal(1))
+    price_times: Annotated[Decimal, Field(ge=1, le=1000)] = Decimal(4)
+    output_policy: OutputRules = OutputRules(logprobs=0, logit_bias=False, n=1, reasoning="withhold")
+
+
+Happening = Literal["budget_80", "flagged", "suspended"]
+
+
+class WebhookConfig(StrictModel):
+    """secret_env: signs bodies (HMAC-SHA-256 in the header `Spiritsafe-Signature`)."""
+
+    url: HttpUrl
+    events: Annotated[tuple[Happening, ...], Field(min_length=1)]
+    secret_env: str | None = None
+
+
+class LedgerConfig(StrictModel):
+    """commit_ms: how long rows gather before they are written together.  retention_days: age at which personal fields
+    go; the chain stays.  store_prompts: keep prompts in the ledger (off: sketches only)."""
+
+    commit_ms: Annotated[int, Field(ge=1, le=5000)] = 50
+    checkpoint_every_s: Annotated[float, Field(gt=0)] = 300.0
+    retention_days: Annotated[int, Field(ge=1)] = 400
+    store_prompts: bool = False
+
+
+class CanariesConfig(StrictModel):
+    """serve: answer a canary's prompt with its published variant; otherwise canaries are only planted by hand."""
+
+    serve: bool = True
+
+
+class GuardConfig(StrictModel):
+    """A guard. The defaults listen on loopback only and keep everything in one SQLite file."""
+
+    listen: Address = "127.0.0.1:8080"
+    admin: Address = "127.0.0.1:8081"
+    state: StateConfig = StateConfig()
+    upstreams: Annotated[tuple[Upstream, ...], Field(min_length=1)]
+    terms: TermsConfig | None = None
+    tiers: Annotated[dict[str, Tier], Field(default_factory=lambda: {"default": Tier()})]
+    watermark: WatermarkConfig | None = None
+    twins: TwinsConfig = TwinsConfig()
+    canaries: CanariesConfig = CanariesConfig()
+    prices: tuple[PriceEntry, ...] = ()
+    limits: Annotated[LimitsConfig, Field(default_factory=LimitsConfig)]
+    organisations: Annotated[dict[str, LimitSet], Field(default_factory=dict)]
+    ladder: LadderConfig = LadderConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    allow_fields: tuple[str, ...] = ()
+    webhooks: tuple[WebhookConfig, ...] = ()
+    key_prefix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,12}$")] = "ss"
+    max_body_mb: Annotated[float, Field(gt=0, le=256)] = 8.0
+    trusted_proxies: tuple[str, ...] = ()
+    metrics_open: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GuardConfig:
+        if "default" not in self.tiers:
+            raise ValueError("tiers needs one named default")
+        names = [upstream.name for upstream in self.upstreams]
+        if len(set(names)) != len(names):
+            raise ValueError("two upstreams have one name")
+        served = {model for upstream in self.upstreams for model in upstream.models}
+        for name, tier in self.tiers.items():
+            if tier.watermark and self.watermark is None:
+                raise ValueError(f"tiers.{name}.watermark is true, but there is no watermark section with the keys")
+            if missing := set(tier.models or ()) - served:
+                raise ValueError(f"tiers.{name}.models: no upstream serves {', '.join(sorted(missing))}")
+        if self.listen == self.admin:
+            raise ValueError("listen and admin must be two addresses")
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that some upstream serves, sorted."""
+        return tuple(sorted({model for upstream in self.upstreams for model in upstream.models}))
