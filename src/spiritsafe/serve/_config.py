@@ -18,6 +18,8 @@ __all__ = [
     "LadderConfig",
     "LimitSet",
     "LimitsConfig",
+    "LogsConfig",
+    "OtelConfig",
     "OutputRules",
     "PriceEntry",
     "Rule",
@@ -226,6 +228,27 @@ class LedgerConfig(StrictModel):
     store_prompts: bool = False
 
 
+class LogsConfig(StrictModel):
+    """requests: a line for each request ("all"), for those answered with an error ("errors"), or for none ("none").
+    level: the least level of all other lines."""
+
+    requests: Literal["all", "errors", "none"] = "all"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class OtelConfig(StrictModel):
+    """Traces, sent by OTLP over HTTP. Needs the extra `otel`.
+
+    endpoint: the collector's address for traces, such as http://127.0.0.1:4318/v1/traces.
+    sample: the part of requests that is traced, whatever the caller's own trace says.
+    headers_env: environment variable with headers for the collector, as `name=value,name=value`.
+    """
+
+    endpoint: HttpUrl
+    sample: Share = 0.01
+    headers_env: str | None = None
+
+
 class CanariesConfig(StrictModel):
     """serve: answer a canary's prompt with its published variant; otherwise canaries are only planted by hand."""
 
@@ -253,6 +276,8 @@ class GuardConfig(StrictModel):
     webhooks: tuple[WebhookConfig, ...] = ()
     key_prefix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,12}$")] = "ss"
     max_body_mb: Annotated[float, Field(gt=0, le=256)] = 8.0
+    logs: LogsConfig = LogsConfig()
+    otel: OtelConfig | None = None
     trusted_proxies: tuple[str, ...] = ()
     metrics_open: bool = False
 
