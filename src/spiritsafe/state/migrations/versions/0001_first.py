@@ -42,6 +42,7 @@ def upgrade() -> None:
         _text("payment_id", null=True),
         _text("limits", server_default="{}"),
         _int("slot", null=True, unique=True),
+        _int("slot_seq", null=True),  # the ledger row that binds the slot; without it the slot is only set aside
         _text("cluster", null=True),
         _int("changed"),
     )
@@ -74,6 +75,17 @@ def upgrade() -> None:
         _int("changed"),
     )
     op.create_index("ladder_changed", "ladder", ["changed"])
+    op.create_table(
+        "ladder_history",  # every decision, also those that were shadow; `ladder` holds the one that counts
+        _text("subject", primary_key=True),
+        _int("changed", primary_key=True, autoincrement=False),
+        _text("step"),
+        _int("shadow"),
+        _text("reason"),
+        _text("decided_by"),
+        _time("at"),
+        _text("features"),
+    )
 
     # The chain. `hash` covers prev_hash, kind and payload; what is personal stands apart and enters as commitments.
     op.create_table(
@@ -144,9 +156,10 @@ def upgrade() -> None:
         _int("published"),
         sa.Column("salt", sa.LargeBinary, nullable=False),
         _text("canary_commit"),
-        _int("active", server_default="1"),
+        _text("state"),  # pending: not in the ledger yet | active | retired
         _int("changed"),
     )
+    op.create_index("canaries_changed", "canaries", ["changed"])
     # Messages that must arrive although the other side is away for a while.
     op.create_table(
         "outbox",
@@ -156,10 +169,11 @@ def upgrade() -> None:
         _text("body"),
         _time("created"),
         _int("attempts", server_default="0"),
-        _time("next_at"),
+        _time("next_at", null=True),  # null: delivered or given up, kept so that it is not sent again
         _time("claimed_until", null=True),
+        _time("keep_until", null=True),  # null: for good
     )
-    op.create_index("outbox_next", "outbox", ["next_at"])
+    op.create_index("outbox_next", "outbox", ["url", "next_at"])
 
 
 def downgrade() -> None:
