@@ -75,17 +75,6 @@ def upgrade() -> None:
         _int("changed"),
     )
     op.create_index("ladder_changed", "ladder", ["changed"])
-    op.create_table(
-        "ladder_history",  # every decision, also those that were shadow; `ladder` holds the one that counts
-        _text("subject", primary_key=True),
-        _int("changed", primary_key=True, autoincrement=False),
-        _text("step"),
-        _int("shadow"),
-        _text("reason"),
-        _text("decided_by"),
-        _time("at"),
-        _text("features"),
-    )
 
     # The chain. `hash` covers prev_hash, kind and payload; what is personal stands apart and enters as commitments.
     op.create_table(
