@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
+from accounts_kit import Clock
+from accounts_kit import config as guard_config
 from spiritsafe.errors import BadInput
-from spiritsafe.serve._config import WebhookConfig
+from spiritsafe.serve._config import GuardConfig
 from spiritsafe.serve._webhooks import Webhooks, signature
 from spiritsafe.state import Database
 
@@ -61,21 +63,14 @@ async def receiving(path: str = "/hook/s3cret") -> AsyncIterator[Receiver]:
         await runner.cleanup()
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def hook(url: str, *events: str, secret_env: str | None = None) -> WebhookConfig:
-    return WebhookConfig.model_validate({"url": url, "events": events, "secret_env": secret_env})
+def hooks(*given: tuple[str, str], secret_env: str | None = None) -> GuardConfig:
+    """A guard with these hooks: (url, event)."""
+    return guard_config(webhooks=[{"url": url, "events": [event], "secret_env": secret_env} for url, event in given])
 
 
 async def test_a_message_arrives_once_and_says_what_happened(database_url: str) -> None:
     async with await Database.open(database_url) as db, receiving() as receiver:
-        webhooks = Webhooks(db, [hook(receiver.url, "flagged")], clock=Clock())
+        webhooks = Webhooks(db, hooks((receiver.url, "flagged")), clock=Clock(NOW))
         await webhooks.send("flagged", "account:a", {"step": "notify", "shadow": True})
         await webhooks.send("suspended", "account:a", {})  # nobody asked for it
         assert await webhooks.deliver(receiver.url) == 1
@@ -94,8 +89,8 @@ async def test_a_message_arrives_once_and_says_what_happened(database_url: str) 
 
 async def test_bodies_are_signed(database_url: str) -> None:
     async with await Database.open(database_url) as db, receiving() as receiver:
-        hooks = [hook(receiver.url, "flagged", secret_env="HOOK_SECRET")]
-        webhooks = Webhooks(db, hooks, clock=Clock(), environ={"HOOK_SECRET": "correct horse"})
+        config = hooks((receiver.url, "flagged"), secret_env="HOOK_SECRET")
+        webhooks = Webhooks(db, config, clock=Clock(NOW), environ={"HOOK_SECRET": "correct horse"})
         await webhooks.send("flagged", "account:a", {})
         await webhooks.deliver(receiver.url)
         await webhooks.aclose()
@@ -111,17 +106,18 @@ def test_the_signature_is_fixed() -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"HOOK_SECRET": ""}])
 async def test_a_missing_secret_is_refused_at_the_start(tmp_path: object, environ: dict[str, str]) -> None:
+    url = "http://127.0.0.1:1/x"
     async with await Database.open(f"sqlite:///{tmp_path}/guard.db") as db:
         with pytest.raises(BadInput, match="HOOK_SECRET"):
-            Webhooks(db, [hook("http://127.0.0.1:1/x", "flagged", secret_env="HOOK_SECRET")], environ=environ)
+            Webhooks(db, hooks((url, "flagged"), secret_env="HOOK_SECRET"), environ=environ)
         with pytest.raises(BadInput, match="one url"):
-            Webhooks(db, [hook("http://127.0.0.1:1/x", "flagged"), hook("http://127.0.0.1:1/x", "suspended")])
+            Webhooks(db, hooks((url, "flagged"), (url, "suspended")))
 
 
 async def test_a_budget_is_reported_once_a_window(database_url: str) -> None:
     async with await Database.open(database_url) as db, receiving() as receiver:
-        hooks, clock = [hook(receiver.url, "budget_80")], Clock()
-        replicas = [Webhooks(db, hooks, clock=clock) for _ in range(3)]
+        config, clock = hooks((receiver.url, "budget_80")), Clock(NOW)
+        replicas = [Webhooks(db, config, clock=clock) for _ in range(3)]
 
         async def report(subject: str, window: str) -> None:
             await asyncio.gather(
@@ -142,7 +138,7 @@ async def test_a_budget_is_reported_once_a_window(database_url: str) -> None:
         await report("account:a", "all")
         clock.now += 100 * 86_400
         await replicas[0].purge(clock.now)
-        fresh = Webhooks(db, hooks, clock=clock)
+        fresh = Webhooks(db, config, clock=clock)
         await fresh.send("budget_80", "account:a", {}, once="all")
         assert await fresh.deliver(receiver.url) == 0
         for replica in replicas:
@@ -153,8 +149,8 @@ async def test_trouble_is_retried_with_growing_waits_and_then_given_up(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with await Database.open(database_url) as db, receiving() as receiver:
-        clock = Clock()
-        webhooks = Webhooks(db, [hook(receiver.url, "flagged")], clock=clock)
+        clock = Clock(NOW)
+        webhooks = Webhooks(db, hooks((receiver.url, "flagged")), clock=clock)
         receiver.statuses = [500, 302] + [404] * 200
         await webhooks.send("flagged", "account:a", {})
         waits = []
@@ -184,10 +180,10 @@ async def test_trouble_is_retried_with_growing_waits_and_then_given_up(
 
 async def test_a_receiver_that_is_away_loses_nothing(database_url: str) -> None:
     async with await Database.open(database_url) as db:
-        clock = Clock()
+        clock = Clock(NOW)
         async with receiving() as receiver:
             url = receiver.url
-        webhooks = Webhooks(db, [hook(url, "flagged")], clock=clock)
+        webhooks = Webhooks(db, hooks((url, "flagged")), clock=clock)
         await webhooks.send("flagged", "account:a", {})
         assert await webhooks.deliver(url) == 1
         (row,) = await db.fetch("SELECT * FROM outbox")
@@ -197,8 +193,8 @@ async def test_a_receiver_that_is_away_loses_nothing(database_url: str) -> None:
 
 async def test_a_claim_of_a_dead_process_lapses(database_url: str) -> None:
     async with await Database.open(database_url) as db, receiving() as receiver:
-        clock = Clock()
-        webhooks = Webhooks(db, [hook(receiver.url, "flagged")], clock=clock)
+        clock = Clock(NOW)
+        webhooks = Webhooks(db, hooks((receiver.url, "flagged")), clock=clock)
         await webhooks.send("flagged", "account:a", {})
         await db.execute("UPDATE outbox SET claimed_until = $1", clock.now + 60)  # claimed, then killed
         assert await webhooks.deliver(receiver.url) == 0
@@ -211,17 +207,18 @@ async def test_a_claim_of_a_dead_process_lapses(database_url: str) -> None:
 async def test_many_replicas_send_nothing_twice(database_url: str) -> None:
     async with receiving() as receiver:
         databases = [await Database.open(database_url) for _ in range(3)]
-        replicas = [Webhooks(db, [hook(receiver.url, "flagged")]) for db in databases]
-        for replica in replicas:
-            await replica.start()
+        replicas = [Webhooks(db, hooks((receiver.url, "flagged"))) for db in databases]
+        running = [asyncio.create_task(replica.run()) for replica in replicas]
         await asyncio.gather(
             *(replicas[i % 3].send("flagged", f"account:{i}", {"i": i}) for i in range(60)),
         )
         await until(lambda: len(receiver.bodies) >= 60)
-        while await databases[0].fetch("SELECT id FROM outbox WHERE next_at IS NOT NULL"):
+        while await replicas[0].waiting():
             await asyncio.sleep(0.01)
-        for replica, db in zip(replicas, databases, strict=True):
-            await replica.aclose()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for db in databases:
             await db.aclose()
         assert sorted(message["data"]["i"] for message in receiver.messages) == list(range(60))  # type: ignore[index]
 
@@ -236,7 +233,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 async def test_what_waits_for_a_hook_that_is_gone_is_deleted(database_url: str) -> None:
     async with await Database.open(database_url) as db:
-        webhooks = Webhooks(db, [hook("http://127.0.0.1:1/x", "flagged")], clock=Clock())
+        webhooks = Webhooks(db, hooks(("http://127.0.0.1:1/x", "flagged")), clock=Clock(NOW))
         await webhooks.send("flagged", "account:a", {})
         assert await webhooks.purge(NOW + 86_401) == 0  # it may still be tried for a last time
         assert await webhooks.purge(NOW + 2 * 86_400) == 1

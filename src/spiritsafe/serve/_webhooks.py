@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,7 +26,7 @@ from spiritsafe.state import Database, Unavailable
 if TYPE_CHECKING:
     import aiohttp
 
-    from spiritsafe.serve._config import Happening, WebhookConfig
+    from spiritsafe.serve._config import GuardConfig, Happening, WebhookConfig
 
 __all__ = ["Webhooks", "signature"]
 
@@ -34,6 +34,7 @@ _BATCH = 16
 _TIMEOUT_S = 10.0
 _CLAIM_S = 60.0
 _POLL_S = 5.0
+_PURGE_EVERY_S = 3600.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 3600.0
 _GIVE_UP_S = 86400.0
 _REMEMBERED_S = 40 * 86400.0  # longer than a month's window
@@ -47,7 +48,7 @@ def signature(secret: bytes, at: int, body: bytes) -> str:
 
 
 class Webhooks:
-    """The outbox and its delivery. `start` where messages are to go out; a command line may `send` alone.
+    """The outbox and its delivery. `run` where messages are to go out; a command line may `send` alone.
 
     environ: where `secret_env` of each hook is looked up.
 
@@ -58,18 +59,17 @@ class Webhooks:
     def __init__(
         self,
         db: Database,
-        hooks: Sequence[WebhookConfig],
+        config: GuardConfig,
         *,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db, self._clock = db, clock
-        self._hooks = {hook.url: hook for hook in hooks}
-        if len(self._hooks) != len(hooks):
+        self._hooks = {hook.url: hook for hook in config.webhooks}
+        if len(self._hooks) != len(config.webhooks):
             raise BadInput("webhooks: two of them have one url; name all its events in one")
         self._secrets = {hook.url: _secret(hook, environ) for hook in self._hooks.values()}
         self._seen: set[str] = set()
-        self._tasks: list[asyncio.Task[None]] = []
         self._wake = {url: asyncio.Event() for url in self._hooks}
         self._session: aiohttp.ClientSession | None = None
 
@@ -106,19 +106,26 @@ class Webhooks:
         for url in wanted:
             self._wake[url].set()
 
-    async def start(self) -> None:
-        """Begin to deliver, one task a hook."""
-        self._tasks = [asyncio.create_task(self._run(url), name="webhook") for url in self._hooks]
+    async def run(self) -> None:
+        """Deliver until cancelled. What is unsent then stays in the outbox."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for url in self._hooks:
+                    group.create_task(self._run(url))
+                group.create_task(self._purge_now_and_then())
+        finally:
+            await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop delivering. What is unsent stays in the outbox."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        """Close connections. Needed by those who `deliver` without `run`."""
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def waiting(self) -> int:
+        """Messages not yet delivered, of all processes."""
+        rows = await self._db.fetch("SELECT COUNT(*) AS n FROM outbox WHERE next_at IS NOT NULL")
+        return int(rows[0]["n"])
 
     async def deliver(self, url: str) -> int:
         """Try what is due for this hook, up to 16 messages side by side; how many were tried.
@@ -157,6 +164,14 @@ class Webhooks:
                 _log.exception("webhooks: delivery failed; going on")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake[url].wait(), _POLL_S)
+
+    async def _purge_now_and_then(self) -> None:
+        while True:
+            try:
+                await self.purge(self._clock())
+            except Unavailable as error:
+                _log.warning("webhooks: %s", error)
+            await asyncio.sleep(_PURGE_EVERY_S)
 
     async def _claim(self, row_id: str, now: float) -> bool:
         return bool(
