@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
+from decimal import Decimal
 from typing import Any, Self
 
 from spiritsafe.errors import BadInput
@@ -55,7 +56,12 @@ class PostgresBackend:
 
         with connecting(url):
             pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=_CONNECTIONS, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S
+                url,
+                min_size=1,
+                max_size=_CONNECTIONS,
+                timeout=_TIMEOUT_S,
+                command_timeout=_TIMEOUT_S,
+                init=_read_integers,
             )
         return cls(url, pool)
 
@@ -68,6 +74,16 @@ class PostgresBackend:
     async def aclose(self) -> None:
         with contextlib.suppress(TimeoutError, OSError):
             await self._pool.close()
+
+
+async def _read_integers(connection: Any) -> None:
+    """Sums of BIGINT, and sums of money that outgrow it, are NUMERIC here: integers, as on SQLite, unless they have a
+    fraction."""
+    await connection.set_type_codec("numeric", encoder=str, decoder=_number, schema="pg_catalog", format="text")
+
+
+def _number(text: str) -> int | Decimal:
+    return int(text) if text.lstrip("-").isdigit() else Decimal(text)
 
 
 class _Transaction:

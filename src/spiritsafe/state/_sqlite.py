@@ -41,14 +41,14 @@ class SqliteBackend:
     async def transaction(self, *, write: bool) -> AsyncIterator[Transaction]:
         side = self._writer if write else self._reader
         async with side.lock:
-            await side.run(lambda c: c.execute("BEGIN IMMEDIATE" if write else "BEGIN"))
+            # shielded: a request cancelled at any of these steps, or a full disk, must not leave a transaction open
             try:
+                await asyncio.shield(side.run(lambda c: c.execute("BEGIN IMMEDIATE" if write else "BEGIN")))
                 yield side
+                await asyncio.shield(side.run(lambda c: c.execute("COMMIT")))
             except BaseException:
-                # shielded: a cancelled request must not leave its transaction open
                 await asyncio.shield(side.run(_roll_back))
                 raise
-            await asyncio.shield(side.run(lambda c: c.execute("COMMIT")))
 
     async def aclose(self) -> None:
         for side in (self._reader, self._writer):

@@ -116,7 +116,8 @@ def upgrade() -> None:
         _int("requests"),
         _int("tokens_in"),
         _int("tokens_out"),
-        sa.Column("pico", _PICO, nullable=False),
+        # a model's total may pass 2^63 pico-dollars, which is 9.2 million dollars
+        sa.Column("pico", _PICO().with_variant(sa.Numeric(38, 0), "postgresql"), nullable=False),
     )
 
     # What the proof needs later.

@@ -1,0 +1,87 @@
+"""One group commit: a batch of sealed entries takes its place in the chain, all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from spiritsafe.ledger._chain import GENESIS, chain_hash
+from spiritsafe.ledger._checkpoints import Checkpoint, add_checkpoint
+from spiritsafe.ledger._seal import Sealed
+from spiritsafe.ledger._totals import ADD_TOTALS, spread
+from spiritsafe.state import Database, Transaction
+
+__all__ = ["Committed", "commit"]
+
+_LOCK = 0x1ED6E4  # the advisory lock that writers of one Postgres share; SQLite has one writer at a time anyway
+
+_ADD_ROW = """
+INSERT INTO ledger (seq, kind, ts, request_id, account, payload, prev_hash, hash)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+_ADD_PERSONAL = "INSERT INTO personal (seq, ts, account, salt, fields) VALUES ($1, $2, $3, $4, $5)"
+
+
+class Committed(NamedTuple):
+    """seqs: the number of each entry, in the batch's order; that of the earlier row where its id was known already.
+    written: how many were new.  head: the chain's last row, (seq, hash)."""
+
+    seqs: list[int]
+    written: int
+    head: tuple[int, str]
+
+
+async def commit(
+    db: Database, batch: Sequence[Sealed], checkpoint: Callable[[int, str], Checkpoint] | None = None
+) -> Committed:
+    """Chain `batch` after whatever any writer committed before, with totals, and a checkpoint over its last row.
+
+    An entry whose id is in the ledger already is skipped: a commit may be repeated if its outcome is unknown.
+
+    Raises:
+        Unavailable: the database is away or full; nothing was written, or, if it went away at the very end, all of it.
+    """
+    async with db.transaction() as tx:
+        if db.dialect == "postgresql":
+            await tx.fetch("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        known = await _known(tx, db.dialect, [sealed.id for sealed in batch])
+        last = await tx.fetch("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1")
+        seq, head = (last[0]["seq"], last[0]["hash"]) if last else (0, GENESIS)
+        seqs, rows, personal, counted = [], [], [], []
+        for sealed in batch:
+            if (old := known.get(sealed.id)) is not None:
+                seqs.append(old)
+                continue
+            seq += 1
+            after, head = head, chain_hash(seq, sealed.kind, head, sealed.payload)
+            known[sealed.id] = seq
+            seqs.append(seq)
+            rows.append((seq, sealed.kind, sealed.ts, sealed.id, sealed.account, sealed.payload.decode(), after, head))
+            if sealed.personal is not None:
+                personal.append((seq, sealed.ts, sealed.account, sealed.salt, sealed.personal))
+            if sealed.counted is not None and sealed.amounts is not None:
+                counted.append((sealed.counted, sealed.amounts))
+        if rows:
+            await tx.execute_many(_ADD_ROW, rows)
+        if personal:
+            await tx.execute_many(_ADD_PERSONAL, personal)
+        if counted:
+            # sorted, so that the pages of the index are visited in order
+            await tx.execute_many(ADD_TOTALS, [(*key, *amounts) for key, amounts in sorted(spread(counted).items())])
+        if checkpoint is not None and seq:
+            await add_checkpoint(tx, checkpoint(seq, head))
+    return Committed(seqs, len(rows), (seq, head))
+
+
+async def _known(tx: Transaction, dialect: str, ids: list[str]) -> dict[str, int]:
+    """The numbers of those ids that the ledger has."""
+    if dialect == "postgresql":
+        found = await tx.fetch("SELECT request_id, seq FROM ledger WHERE request_id = ANY($1::text[])", ids)
+    else:
+        import orjson
+
+        found = await tx.fetch(
+            "SELECT request_id, seq FROM ledger WHERE request_id IN (SELECT value FROM json_each($1))",
+            orjson.dumps(ids).decode(),
+        )
+    return {row["request_id"]: row["seq"] for row in found}
