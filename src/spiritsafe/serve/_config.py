@@ -176,13 +176,21 @@ class TwinsConfig(StrictModel):
 
 
 class StateConfig(StrictModel):
-    """journal: folder of the crash journals, on a local disk; beside a SQLite database unless given.
+    """journal: folder of the crash journals, on a local disk; unless given, guard.journal beside guard.db, or here.
     secrets: file with the guard's own secrets, made at first use."""
 
     database: Annotated[str, StringConstraints(pattern=r"^(sqlite:///.+|postgresql://.+)$")] = "sqlite:///guard.db"
     limits: Annotated[str, StringConstraints(pattern=r"^(memory|rediss?://.+|unix://.+)$")] = "memory"
     journal: Path | None = None
     secrets: Path = Path("guard.secrets")
+
+    @property
+    def journal_folder(self) -> Path:
+        """Where the crash journals are."""
+        if self.journal is not None:
+            return self.journal
+        is_file = self.database.startswith("sqlite:///")
+        return Path(self.database.removeprefix("sqlite:///") if is_file else "guard").with_suffix(".journal")
 
 
 class LimitsConfig(StrictModel):
@@ -294,7 +302,7 @@ class GuardConfig(StrictModel):
                 raise ValueError(f"tiers.{name}.watermark is true, but there is no watermark section with the keys")
             if missing := set(tier.models or ()) - served:
                 raise ValueError(f"tiers.{name}.models: no upstream serves {', '.join(sorted(missing))}")
-        if self.listen == self.admin:
+        if self.listen == self.admin and not self.listen.endswith(":0"):
             raise ValueError("listen and admin must be two addresses")
         return self
 
