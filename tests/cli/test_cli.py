@@ -26,6 +26,9 @@ COMMANDS = [
     ["terms", "list"],
     ["terms", "show"],
     ["terms", "check"],
+    *(["accounts", name] for name in ("add", "list", "show", "set", "suspend", "restore", "link", "unlink")),
+    *(["accounts", "key", name] for name in ("issue", "rotate", "set", "revoke")),
+    ["accounts", "terms", "accept"],
     *(["watermark", "keys", name] for name in ("new", "rotate", "show", "commit", "open", "verify")),
     *(["watermark", name] for name in ("detect", "trace", "attack", "bench")),
 ]

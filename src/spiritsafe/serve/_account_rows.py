@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from spiritsafe.config import parse_config
@@ -75,7 +76,7 @@ class Account:
             "terms_accepted": iso(self.terms_accepted),
             "twin_consent": self.twin_consent,
             "payment_id": self.payment_id,
-            "limits": _given(self.limits),
+            "limits": _plain(self.limits),
             "slot": self.slot,
             "cluster": self.cluster,
         }
@@ -121,7 +122,7 @@ class ApiKey:
             "account": self.account,
             "name": self.name,
             "scopes": sorted(self.scopes),
-            "limits": _given(self.limits),
+            "limits": _plain(self.limits),
             "state": self.state(now),
             "created": iso(self.created),
             "expires": iso(self.expires),
@@ -138,7 +139,7 @@ def ladder_state(row: Mapping[str, Any]) -> LadderState:
 
 def limits_text(limits: LimitSet) -> str:
     """As the database has them."""
-    return json.dumps(_given(limits), separators=(",", ":"))
+    return json.dumps(limits.model_dump(mode="json", exclude_defaults=True), separators=(",", ":"))
 
 
 def iso(at: float | None) -> str | None:
@@ -146,8 +147,9 @@ def iso(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _given(limits: LimitSet) -> dict[str, Any]:
-    return limits.model_dump(mode="json", exclude_defaults=True)
+def _plain(limits: LimitSet) -> dict[str, Any]:
+    given = limits.model_dump(exclude_defaults=True)
+    return {rule: float(value) if isinstance(value, Decimal) else value for rule, value in given.items()}
 
 
 def _shared(text: str | None) -> str | None:

@@ -1,0 +1,89 @@
+"""What the commands about accounts share: the guard's database opened for one command, and limits as they are typed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from spiritsafe.errors import BadInput
+
+if TYPE_CHECKING:
+    from spiritsafe.serve._config import GuardConfig, LimitSet
+    from spiritsafe.serve._key_store import KeyStore
+
+__all__ = ["GUARD_FILE", "AccountRef", "GuardFile", "Limit", "typed_limits", "with_store"]
+
+T = TypeVar("T")
+GUARD_FILE = Path("guard.yaml")
+GuardFile = Annotated[Path, typer.Option("--config", metavar="GUARD.yaml", help="The guard's config.")]
+AccountRef = Annotated[str, typer.Argument(metavar="ID", help="The account's id or its name.")]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="RULE=VALUE", help="A limit of its own, e.g. usd_per_day=5; none takes it away."),
+]
+
+
+def with_store(config: Path, work: Callable[[KeyStore, GuardConfig], Awaitable[T]]) -> T:
+    """Open the guard's database, do one thing, and close it once the ledger has what was done."""
+    from spiritsafe.config import load_config
+    from spiritsafe.serve._config import GuardConfig
+
+    guard = load_config(config, GuardConfig)
+    url = guard.state.database
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        typer.echo(f"note: {url} does not exist yet and is made now", err=True)
+
+    async def run() -> T:
+        async with _store(guard) as store:
+            return await work(store, guard)
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _store(guard: GuardConfig) -> AsyncIterator[KeyStore]:
+    from spiritsafe.ledger import Ledger
+    from spiritsafe.serve._key_store import KeyStore
+    from spiritsafe.serve._secrets import GuardSecrets
+    from spiritsafe.state import Database
+
+    secrets = GuardSecrets.load(guard.state.secrets)
+    async with await Database.open(guard.state.database) as db:
+        ledger = await Ledger.open(db, commit_ms=1, retention_days=guard.ledger.retention_days)
+        try:
+            store = KeyStore(db, secrets, guard, ledger)
+            await store.check_secrets()
+            yield store
+        finally:
+            await ledger.aclose()
+
+
+def typed_limits(current: LimitSet, typed: Sequence[str]) -> LimitSet:
+    """`current` with the limits that were typed as RULE=VALUE; the value `none` takes one away.
+
+    Raises:
+        BadInput: no such rule (names the nearest), or no such value.
+    """
+    import yaml
+
+    from spiritsafe.config import parse_config
+    from spiritsafe.serve._config import LimitSet
+
+    limits: dict[str, Any] = current.model_dump(exclude_defaults=True)
+    for item in typed:
+        rule, equals, value = item.partition("=")
+        if not equals or not rule:
+            raise BadInput(f"--limit {item}: write it as RULE=VALUE, e.g. usd_per_day=5")
+        if value == "none" and rule in LimitSet.model_fields:
+            limits.pop(rule, None)
+            continue
+        try:
+            limits[rule] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"--limit {item}: the value is not valid YAML") from None
+    return parse_config(limits, LimitSet, where="--limit")

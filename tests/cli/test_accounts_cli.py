@@ -1,0 +1,182 @@
+"""`spiritsafe accounts …` end to end: a real database, a real ledger, and what a running guard would see."""
+
+from __future__ import annotations
+
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spiritsafe.cli import main
+from spiritsafe.config import load_config
+from spiritsafe.ledger import verify_ledger
+from spiritsafe.serve._accounts import Accounts
+from spiritsafe.serve._config import GuardConfig
+from spiritsafe.serve._secrets import GuardSecrets
+from spiritsafe.state import Database
+
+CONFIG = """
+state: {{database: "{url}"}}
+upstreams:
+  - {{name: local, base_url: "http://127.0.0.1:9/v1", models: [small], price: {{input_per_mtok: 1, output_per_mtok: 2}}}}
+terms: {{version: "2026-11", url: "https://example.org/terms"}}
+tiers: {{default: {{usd_per_day: 5}}, gold: {{}}}}
+organisations: {{acme: {{usd_per_day: 50}}}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "guard.yaml").write_text(CONFIG.format(url=database_url))
+    return tmp_path
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "guard.yaml").write_text(CONFIG.format(url="sqlite:///guard.db"))
+    return tmp_path
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str) -> Done:
+    """The command in this process, in the current folder; on a thread, so that it may have an event loop of its own."""
+    out, err = io.StringIO(), io.StringIO()
+
+    def command() -> int:
+        try:
+            main(["accounts", *arguments])
+        except SystemExit as end:
+            return int(end.code or 0)
+        raise AssertionError("main always exits")
+
+    with redirect_stdout(out), redirect_stderr(err), ThreadPoolExecutor(1) as thread:
+        code = thread.submit(command).result()
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def asked(*arguments: str) -> Any:
+    done = run(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+async def test_the_life_of_an_account(folder: Path, database_url: str) -> None:
+    config = load_config(folder / "guard.yaml", GuardConfig)
+    made = asked("add", "Ada Ltd", "--org", "acme", "--payment-id", "pm_7", "--limit", "usd_per_day=2.5")
+    assert made["limits"] == {"usd_per_day": 2.5} and made["org"] == "acme"
+    issued = asked("key", "issue", "Ada Ltd", "--scope", "inference", "--scope", "usage", "--expires-days", "30")
+    assert set(issued) == {"key_id", "key"} and issued["key"].split("_")[1] == issued["key_id"]
+    async with await Database.open(database_url) as db:  # as a running guard has it
+        serving = await Accounts.open(db, GuardSecrets.load(folder / "guard.secrets"), config)
+        key = issued["key"].encode()
+        who = serving.authenticate(key)
+        assert who is not None and who.account == made["id"] and who.scopes == {"inference", "usage"}
+
+        asked("set", "Ada Ltd", "--tier", "gold", "--limit", "usd_per_day=none", "--limit", "concurrency=3")
+        asked("terms", "accept", made["id"], "--version", "2026-11")
+        asked("link", "Ada Ltd", "--cluster", "c4")
+        assert asked("suspend", "Ada Ltd", "--reason", "copying", "--appeal", "mail us")["status"] == "suspended"
+        await serving.refresh()
+        who = serving.authenticate(key)
+        assert who is not None and who.suspended and (who.reason, who.appeal) == ("copying", "mail us")
+        assert who.tier == "gold" and who.limits.usd_per_day is None and who.limits.concurrency == 3
+        assert who.terms_version == "2026-11" and who.cluster == "c4"
+
+        asked("restore", "Ada Ltd")
+        asked("unlink", "Ada Ltd")
+        asked("set", "Ada Ltd", "--org", "none")
+        rotated = asked("key", "rotate", issued["key_id"], "--overlap-hours", "1")
+        asked("key", "set", rotated["key_id"], "--limit", "requests_per_min=7", "--name", "new one")
+        await serving.refresh()
+        who = serving.authenticate(rotated["key"].encode())
+        assert who is not None and not who.suspended and who.cluster is None and who.org is None
+        assert who.key_limits.requests_per_min == 7 and serving.authenticate(key) is not None
+        assert asked("key", "revoke", issued["key_id"])["state"] == "revoked"
+        await serving.refresh()
+        assert serving.authenticate(key) is None
+
+        shown = asked("show", "Ada Ltd")
+        assert {key["key_id"]: key["state"] for key in shown["keys"]} == {
+            issued["key_id"]: "revoked", rotated["key_id"]: "active",
+        }  # fmt: skip
+        names = [
+            json.loads(row["payload"])["name"] for row in await db.fetch("SELECT payload FROM ledger ORDER BY seq")
+        ]
+        assert names == ["key_issued", "terms_accepted", "suspended", "restored", "key_issued", "key_revoked"]
+        assert (await verify_ledger(db)).ok
+        dump = repr(
+            [await db.fetch(f"SELECT * FROM {table}") for table in ("accounts", "api_keys", "ledger", "counters")]
+        )
+        for text in (issued["key"], rotated["key"]):
+            assert text.split("_")[2] not in dump
+
+
+def test_people_get_lines_and_secrets_only_once(local: Path) -> None:
+    added = run("add", "Ada Ltd", "--org", "acne")
+    assert added.stdout.startswith("added acct_") and "accounts key issue" in added.stdout
+    assert "made now" in added.stderr and "organisations in the config has no acne" in added.stderr
+    issued = run("key", "issue", "Ada Ltd", "--name", "laptop")
+    key = issued.stdout.strip()
+    assert key.startswith("ss_") and "not shown again" in issued.stderr and key not in issued.stderr
+    shown, listed = run("show", "Ada Ltd"), run("list")
+    assert "laptop" in shown.stdout and "Ada Ltd" in listed.stdout and "made now" not in listed.stderr
+    assert key.split("_")[2] not in shown.stdout + listed.stdout
+    assert [a["name"] for a in asked("list", "--search", "ada", "--active")["accounts"]] == ["Ada Ltd"]
+    assert asked("list", "--suspended") == {"accounts": []}
+    assert run("suspend", "Ada Ltd").returncode == 0, "reason and appeal have defaults"
+    assert (local / "guard.secrets").stat().st_mode & 0o777 == 0o600
+    assert (local / "guard.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "Ada Lt"], "did you mean Ada Ltd?"),
+        (["add", "Ada Ltd"], "choose another"),
+        (["add", "Bob", "--tier", "glod"], "did you mean gold?"),
+        (["add", "Bob", "--limit", "usd_perday=3"], "did you mean usd_per_day?"),
+        (["add", "Bob", "--limit", "usd_per_day=-3"], "usd_per_day"),
+        (["add", "Bob", "--limit", "usd_per_day"], "RULE=VALUE"),
+        (["set", "Ada Ltd"], "nothing to change"),
+        (["key", "issue", "Ada Ltd", "--scope", "interference"], "did you mean inference?"),
+        (["key", "issue", "Ada Ltd", "--expires-days", "-1"], "has passed"),
+        (["key", "revoke", "nope"], "no key has that id"),
+        (["key", "set", "nope"], "nothing to change"),
+        (["terms", "accept", "Ada Ltd", "--version", "2025-01"], "2026-11"),
+        (["list", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_bad_input_is_one_line_that_helps(local: Path, arguments: list[str], said: str) -> None:
+    assert run("add", "Ada Ltd").returncode == 0
+    failed = run(*arguments)
+    assert failed.returncode == 2, failed.stderr
+    assert said in failed.stderr and "Traceback" not in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1
+
+
+def test_a_whole_key_typed_as_an_id_is_not_repeated(local: Path) -> None:
+    run("add", "Ada Ltd")
+    key = asked("key", "issue", "Ada Ltd")["key"]
+    failed = run("key", "revoke", key)
+    assert failed.returncode == 2 and key.split("_")[1] in failed.stderr
+    assert key.split("_")[2] not in failed.stderr + failed.stdout
+
+
+def test_another_replicas_secrets_are_refused(local: Path) -> None:
+    run("add", "Ada Ltd")
+    (local / "guard.secrets").unlink()
+    failed = run("list")
+    assert failed.returncode == 2 and "another replica" in failed.stderr
