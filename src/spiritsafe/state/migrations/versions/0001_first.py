@@ -111,7 +111,7 @@ def upgrade() -> None:
     # Running sums per scope and window, written with the rows they count.
     op.create_table(
         "totals",
-        _text("scope", primary_key=True),  # account:ID | key:ID | org:ID | model:NAME
+        _text("scope", primary_key=True),  # account:ID | key:ID | org:NAME | model:NAME | account_model:ID:NAME
         _text("time_window", primary_key=True),  # 2026-11-24 | 2026-11 | all
         _int("requests"),
         _int("tokens_in"),
