@@ -72,8 +72,8 @@ def row_of(request_id: str, account: str) -> LedgerRow:
 class Writing:
     """What a serving guard does to its files: requests journalled, answered and written to the ledger, without end."""
 
-    def __init__(self, journal: Journal, ledger: Ledger, account: str) -> None:
-        self.journal, self.ledger, self.account = journal, ledger, account
+    def __init__(self, db: Database, journal: Journal, ledger: Ledger, account: str) -> None:
+        self.db, self.journal, self.ledger, self.account = db, journal, ledger, account
         self.closed: list[str] = []
 
     async def run(self) -> None:
@@ -107,7 +107,7 @@ async def serving(folder: Path, url: str) -> AsyncIterator[tuple[Writing, str]]:
         key = (await accounts.issue_key(account.id)).text
         slot = await accounts.bind_slot(account.id)
         assert slot > 0
-        writing = Writing(journal, ledger, account.id)
+        writing = Writing(db, journal, ledger, account.id)
         task = asyncio.ensure_future(writing.run())
         try:
             yield writing, key
@@ -121,7 +121,7 @@ async def serving(folder: Path, url: str) -> AsyncIterator[tuple[Writing, str]]:
 
 async def in_use(writing: Writing) -> None:
     async with asyncio.timeout(30):
-        while len(writing.closed) < 200:
+        while len(writing.closed) < 200 or not await writing.db.fetch("SELECT seq FROM checkpoints"):
             await asyncio.sleep(0.01)
 
 
