@@ -29,6 +29,8 @@ COMMANDS = [
     *(["accounts", name] for name in ("add", "list", "show", "set", "suspend", "restore", "link", "unlink")),
     *(["accounts", "key", name] for name in ("issue", "rotate", "set", "revoke")),
     ["accounts", "terms", "accept"],
+    *(["evidence", "canary", name] for name in ("new", "list", "show", "retire")),
+    ["evidence", "twins", "export"],
     *(["watermark", "keys", name] for name in ("new", "rotate", "show", "commit", "open", "verify")),
     *(["watermark", name] for name in ("detect", "trace", "attack", "bench")),
 ]

@@ -349,7 +349,8 @@ async def test_only_pairs_whose_commitment_is_in_the_ledger_are_exported(twins: 
         assert pair["coin"] == made[pair["request_id"]].released
     assert [pair["request_id"] for pair in await exported(account="acct_1")] == ["req_5"]
     assert [pair["request_id"] for pair in await exported(model="large")] == ["req_6"]
-    assert await exported(since=kit.NOW + 1) == []
+    assert await exported(account="acct_0", model="large") == pairs[-1:]
+    assert await exported(account="nobody") == []
 
 
 async def test_an_export_goes_on_after_a_full_page(twins: Twins, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:

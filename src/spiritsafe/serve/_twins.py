@@ -124,7 +124,7 @@ class Twins:
 
 
 async def export_twins(
-    db: Database, *, account: str | None = None, model: str | None = None, since: float = 0.0
+    db: Database, *, account: str | None = None, model: str | None = None
 ) -> AsyncIterator[dict[str, Any]]:
     """The pairs an audit can use, opened, oldest first: {"format", "request_id", "account", "model", "created",
     "watermark_key_id", "request", "first", "second", "coin", "salt", "twin_commit", "seq"}.
@@ -133,7 +133,7 @@ async def export_twins(
     `verify_twin` checks each against the row. Whoever holds an opened pair can train on the sealed reply too: later
     models prove nothing with it.
     """
-    after: tuple[float, str] = (since, "")
+    after: tuple[float, str] = (0.0, "")
     while True:
         rows = await db.fetch(
             "SELECT t.*, l.seq, l.payload FROM twins t JOIN ledger l ON l.request_id = t.request_id"
