@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -22,9 +23,6 @@ __all__ = ["GENESIS", "SALT_BYTES", "canonical", "chain_hash", "commit_personal"
 
 GENESIS = "0" * 64
 SALT_BYTES = 16
-
-_VERSION = b"spiritsafe-ledger/1"
-_PERSONAL = b"spiritsafe-personal/1"
 
 
 def canonical(value: Any) -> bytes:
@@ -38,34 +36,29 @@ def canonical(value: Any) -> bytes:
 
 def chain_hash(seq: int, kind: str, prev_hash: str, payload: bytes) -> str:
     """The hash of row `seq`, in hex."""
-    number = b"%d" % seq
-    head = _HEADS.get(kind) or _framed(kind.encode())
-    return hashlib.sha256(
-        b"%b%b%b%b%b%b%b"
-        % (
-            _START,
-            len(number).to_bytes(4, "big"),
-            number,
-            head,
-            _framed(prev_hash.encode()),
-            len(payload).to_bytes(4, "big"),
-            payload,
-        )
-    ).hexdigest()
+    number, before = b"%d" % seq, prev_hash.encode()
+    parts = (
+        *(_START, len(number).to_bytes(4, "big"), number, _frame(kind)),
+        *(len(before).to_bytes(4, "big"), before, len(payload).to_bytes(4, "big"), payload),
+    )
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def commit_personal(salt: bytes, values: Mapping[str, Any]) -> dict[str, str]:
     """The commitments to `values`, in hex, by field."""
-    start = _framed(_PERSONAL) + _framed(salt)
-    return {
-        name: hashlib.sha256(start + _framed(name.encode()) + _framed(orjson.dumps(value))).hexdigest()
-        for name, value in values.items()
-    }
+    start = b"".join((_PERSONAL_START, len(salt).to_bytes(4, "big"), salt))
+    commitments = {}
+    for name, value in values.items():
+        text = orjson.dumps(value)
+        parts = (start, _frame(name), len(text).to_bytes(4, "big"), text)
+        commitments[name] = hashlib.sha256(b"".join(parts)).hexdigest()
+    return commitments
 
 
-def _framed(part: bytes) -> bytes:
-    return len(part).to_bytes(4, "big") + part
+@lru_cache(maxsize=64)
+def _frame(part: str) -> bytes:
+    """A name behind its length."""
+    return len(part.encode()).to_bytes(4, "big") + part.encode()
 
 
-_START = _framed(_VERSION)
-_HEADS = {kind: _framed(kind.encode()) for kind in ("reply", "event")}
+_START, _PERSONAL_START = _frame("spiritsafe-ledger/1"), _frame("spiritsafe-personal/1")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import orjson
 
 from spiritsafe.ledger._chain import GENESIS, chain_hash
 from spiritsafe.ledger._checkpoints import Checkpoint, add_checkpoint
@@ -19,6 +21,13 @@ _ADD_ROW = """
 INSERT INTO ledger (seq, kind, ts, request_id, account, payload, prev_hash, hash)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
+_HEAD = """
+SELECT NULL AS request_id, seq, hash FROM ledger WHERE seq = (SELECT MAX(seq) FROM ledger)
+UNION ALL SELECT request_id, seq, NULL FROM ledger WHERE request_id"""
+_STANDING = {
+    "sqlite": f"{_HEAD} IN (SELECT value FROM json_each($1))",  # noqa: S608
+    "postgresql": f"{_HEAD} = ANY($1::text[])",
+}
 _ADD_PERSONAL = "INSERT INTO personal (seq, ts, account, salt, fields) VALUES ($1, $2, $3, $4, $5)"
 
 
@@ -44,9 +53,7 @@ async def commit(
     async with db.transaction() as tx:
         if db.dialect == "postgresql":
             await tx.fetch("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        known = await _known(tx, db.dialect, [sealed.id for sealed in batch])
-        last = await tx.fetch("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1")
-        seq, head = (last[0]["seq"], last[0]["hash"]) if last else (0, GENESIS)
+        seq, head, known = await _standing(tx, db.dialect, [sealed.id for sealed in batch])
         seqs, rows, personal, counted = [], [], [], []
         for sealed in batch:
             if (old := known.get(sealed.id)) is not None:
@@ -73,15 +80,14 @@ async def commit(
     return Committed(seqs, len(rows), (seq, head))
 
 
-async def _known(tx: Transaction, dialect: str, ids: list[str]) -> dict[str, int]:
-    """The numbers of those ids that the ledger has."""
-    if dialect == "postgresql":
-        found = await tx.fetch("SELECT request_id, seq FROM ledger WHERE request_id = ANY($1::text[])", ids)
-    else:
-        import orjson
-
-        found = await tx.fetch(
-            "SELECT request_id, seq FROM ledger WHERE request_id IN (SELECT value FROM json_each($1))",
-            orjson.dumps(ids).decode(),
-        )
-    return {row["request_id"]: row["seq"] for row in found}
+async def _standing(tx: Transaction, dialect: str, ids: list[str]) -> tuple[int, str, dict[str, int]]:
+    """The chain's last row, and the numbers of those ids that the ledger has already; in one query, because each
+    costs a switch of threads or a way to the server and back."""
+    argument: Any = orjson.dumps(ids).decode() if dialect == "sqlite" else ids
+    seq, head, known = 0, GENESIS, {}
+    for row in await tx.fetch(_STANDING[dialect], argument):
+        if row["hash"] is None:
+            known[row["request_id"]] = row["seq"]
+        else:
+            seq, head = row["seq"], row["hash"]
+    return seq, head, known

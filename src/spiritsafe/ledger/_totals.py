@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
@@ -40,7 +40,7 @@ def day_of(ts: float) -> str:
     """
     try:
         return _day(int(ts // 86400))
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
         raise ValueError(f"{ts!r} is no time in Unix seconds") from None
 
 
@@ -54,24 +54,27 @@ def spread(rows: Iterable[tuple[Counted, Amounts]]) -> dict[tuple[str, str], lis
     together: dict[Counted, list[int]] = {}
     for counted, amounts in rows:
         _add(together, counted, amounts)
-    sums: dict[tuple[str, str], list[int]] = {}
-    for counted, total in together.items():
-        scopes = [f"account:{counted.account}", f"key:{counted.key_id}", f"model:{counted.model}"]
-        if counted.org is not None:
-            scopes.append(f"org:{counted.org}")
-        for scope in scopes:
-            for window in (counted.day, counted.day[:7], "all"):
-                _add(sums, (scope, window), total)
+    days: dict[tuple[str, str], list[int]] = {}
+    for (account, key_id, org, model, day), total in together.items():
+        _add(days, (f"account:{account}", day), total)
+        _add(days, (f"key:{key_id}", day), total)
+        _add(days, (f"model:{model}", day), total)
+        _add(days, (f"account_model:{account}:{model}", day), total)  # what a customer is shown
+        if org is not None:
+            _add(days, (f"org:{org}", day), total)
+    sums = dict(days)
+    for (scope, day), total in days.items():
+        _add(sums, (scope, day[:7]), total)
+        _add(sums, (scope, "all"), total)
     return sums
 
 
-def _add(sums: dict[K, list[int]], key: K, amounts: Iterable[int]) -> None:
+def _add(sums: dict[K, list[int]], key: K, amounts: Sequence[int]) -> None:
     known = sums.get(key)
     if known is None:
-        sums[key] = list(amounts)
+        sums[key] = [*amounts]
         return
-    requests, tokens_in, tokens_out, pico = amounts
-    known[0] += requests
-    known[1] += tokens_in
-    known[2] += tokens_out
-    known[3] += pico
+    known[0] += amounts[0]
+    known[1] += amounts[1]
+    known[2] += amounts[2]
+    known[3] += amounts[3]
