@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from spiritsafe.config import StrictModel
 from spiritsafe.spend import Price
+from spiritsafe.wire import REFUSED
 
 __all__ = [
     "STEPS",
@@ -32,8 +33,9 @@ __all__ = [
     "WebhookConfig",
 ]
 
-Count = Annotated[int, Field(ge=0)]
-Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
+# bounds: what a limiter counts exactly in Redis's numbers, 2**53 nano-dollars or units x milliseconds
+Count = Annotated[int, Field(ge=0, le=10**11)]
+Usd = Annotated[Decimal, Field(ge=0, le=9 * 10**6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$")]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")]
@@ -126,6 +128,10 @@ class Upstream(StrictModel):
     tokenizer: a tokenizer.json, or a folder that holds one, to count tokens where usage is absent.
     timeout_s: silence before giving up, at the first byte and between bytes.  total_s: for a whole reply.
     health_path: asked every `health_every_s`; relative to the server's root.
+    image_tokens: the most tokens an image takes.  template_tokens: the most that the chat template adds of its own,
+        besides a few around each message and tool: a default system prompt, instructions for tools.
+    reasoning_open: the chat template opens the reasoning itself, so replies begin inside it, without a tag.
+    context: the most tokens of a prompt and its reply together.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -141,6 +147,8 @@ class Upstream(StrictModel):
     health_every_s: Annotated[float, Field(gt=0)] = 5.0
     tokenizer: Path | None = None
     image_tokens: Count = 1600
+    template_tokens: Count = 1024
+    reasoning_open: bool = False
     watermark: Literal["spiritsafe", "vllm"] = "spiritsafe"
     context: Annotated[int, Field(ge=1)] | None = None
 
@@ -169,10 +177,12 @@ class WatermarkConfig(StrictModel):
 
 
 class TwinsConfig(StrictModel):
-    """consent: "terms": accepting the terms is consent; "account": only accounts marked as consenting."""
+    """consent: "terms": accepting the terms is consent; "account": only accounts marked as consenting.
+    usd_per_day: what the operator spends on second replies, at list prices; no limit unless given."""
 
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 400
     consent: Literal["terms", "account"] = "terms"
+    usd_per_day: Usd | None = None
 
 
 class StateConfig(StrictModel):
@@ -302,6 +312,11 @@ class GuardConfig(StrictModel):
                 raise ValueError(f"tiers.{name}.watermark is true, but there is no watermark section with the keys")
             if missing := set(tier.models or ()) - served:
                 raise ValueError(f"tiers.{name}.models: no upstream serves {', '.join(sorted(missing))}")
+        if refused := [f"{name} ({REFUSED[name][1]})" for name in self.allow_fields if name in REFUSED]:
+            raise ValueError(f"allow_fields cannot let these through: {', '.join(refused)}")
+        starts = [(entry.model, entry.from_) for entry in self.prices]
+        if len(set(starts)) != len(starts):
+            raise ValueError("prices has two entries for one model from one day")
         if self.listen == self.admin and not self.listen.endswith(":0"):
             raise ValueError("listen and admin must be two addresses")
         return self

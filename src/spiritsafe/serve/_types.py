@@ -21,7 +21,7 @@ class LadderState:
     at: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Identity:
     """Who asks: one key of one account, as last read. Compared by identity: a changed account is another object, so
     what is worked out per identity may be cached on it.

@@ -1,0 +1,14 @@
+-- Make allowances count at least what the ledger says.
+-- KEYS: generation, then the allowances.  ARGV: generation, then for each: window, amount.
+-- Answers {1}, or {-1} other generation.
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {-1} end
+for i = 2, #KEYS do
+  local window, least = ARGV[i * 2 - 2], tonumber(ARGV[i * 2 - 1])
+  local raw = redis.call('GET', KEYS[i])
+  local a = raw and allowance_read(raw) or {window = window, settled = 0, held = 0}
+  allowance_roll(a, window)
+  if a.window == window then a.settled = math.max(a.settled, least) end
+  allowance_write(KEYS[i], a)
+end
+return {1}
