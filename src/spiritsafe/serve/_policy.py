@@ -38,6 +38,7 @@ class Applied:
     body: what to send; the client's, with limits and stream options set.  max_tokens: bound of one reply.
     n: replies to each prompt.  note: the rules that held, for the ledger.
     summarise: whole replies may carry a summary of their reasoning (`filter.withheld`); without one it is withheld.
+    bounds: most prompt and completion tokens, once `Meter.worst` has worked them out.
     """
 
     body: dict[str, Any]
@@ -46,6 +47,7 @@ class Applied:
     filter: ReplyFilter
     note: str
     summarise: bool = False
+    bounds: tuple[int, int] = (0, 0)
 
 
 def output_rules(config: GuardConfig, identity: Identity) -> OutputRules:

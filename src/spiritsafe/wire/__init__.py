@@ -2,7 +2,7 @@
 
 from spiritsafe.wire._answers import answer, answer_choice, chunk, chunk_choice, logprob_entries, usage_fields
 from spiritsafe.wire._ask import parse_ask
-from spiritsafe.wire._ask_types import Ask, AskKind
+from spiritsafe.wire._ask_types import Ask, AskKind, text_size
 from spiritsafe.wire._chat import ChatRequest, parse_chat_request
 from spiritsafe.wire._errors import ApiError
 from spiritsafe.wire._refused import REFUSED
@@ -31,5 +31,6 @@ __all__ = [
     "request_body",
     "snippet",
     "sse_event",
+    "text_size",
     "usage_fields",
 ]
