@@ -354,6 +354,10 @@ def test_the_command_line(guard_yaml: Path, database_url: str, tmp_path: Path) -
 
     assert asyncio.run(committed()) == [entry["id"] for entry in listed]
     out = tmp_path / "twins.jsonl"
-    assert json.loads(run("twins", "export", "--out", str(out), "--json", *config)) == {"out": str(out), "pairs": 0}
+    assert json.loads(run("twins", "export", "--out", str(out), "--json", *config)) == {
+        "out": str(out),
+        "pairs": 0,
+        "committed": 0,
+    }
     assert os.stat(out).st_mode & 0o777 == 0o600
     assert "exists" in run("twins", "export", "--out", str(out), *config, code=2)

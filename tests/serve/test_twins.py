@@ -18,7 +18,7 @@ from spiritsafe.ledger import Ledger, LedgerRow
 from spiritsafe.ledger._evidence import canonical_json, twin_commit, verify_twin
 from spiritsafe.pvalue import binomial
 from spiritsafe.serve._config import GuardConfig
-from spiritsafe.serve._twins import Choice, Twins, export_twins
+from spiritsafe.serve._twins import Choice, Twins, committed_twins, export_twins
 from spiritsafe.serve._types import Identity
 from spiritsafe.state import Database, Unavailable
 from spiritsafe.wire import Ask, parse_ask
@@ -347,6 +347,8 @@ async def test_only_pairs_whose_commitment_is_in_the_ledger_are_exported(twins: 
     for pair in pairs:
         assert verify_twin(json.loads(json.dumps(pair)), made[pair["request_id"]].twin_commit)
         assert pair["coin"] == made[pair["request_id"]].released
+    assert await committed_twins(db) == 5  # with request 2, whose row holds another commitment
+    assert await committed_twins(db, account="acct_1") == 1 and await committed_twins(db, model="large") == 1
     assert [pair["request_id"] for pair in await exported(account="acct_1")] == ["req_5"]
     assert [pair["request_id"] for pair in await exported(model="large")] == ["req_6"]
     assert await exported(account="acct_0", model="large") == pairs[-1:]
@@ -362,3 +364,6 @@ async def test_an_export_goes_on_after_a_full_page(twins: Twins, db: Database, m
         ledger.append(LedgerRow(kit.NOW, f"req_{i}", "acct_1", "k", "small", twin_commit=choice.twin_commit))
     await ledger.aclose()
     assert [pair["request_id"] async for pair in export_twins(db)] == [f"req_{i}" for i in range(5)]
+    assert await committed_twins(db) == 5
+    assert await twins.expire(kit.NOW + 10**9) == 5
+    assert await committed_twins(db) == 5 and [pair async for pair in export_twins(db)] == []

@@ -132,17 +132,19 @@ def export(
     if out.exists():
         raise BadInput(f"--out {out}: exists; choose another name")
 
-    async def work(db: Database, guard: GuardConfig) -> int:
+    async def work(db: Database, guard: GuardConfig) -> tuple[int, int]:
         from spiritsafe.serve._account_store import AccountStore
+        from spiritsafe.serve._twins import committed_twins
 
         account_id = None if account is None else (await AccountStore(db, guard).show(account)).id
-        return await _write(db, out, account_id, model)
+        written = await _write(db, out, account_id, model)
+        return written, await committed_twins(db, account=account_id, model=model)
 
-    written = asyncio.run(_with_database(config, work))
+    written, committed = asyncio.run(_with_database(config, work))
     if as_json:
-        print_json({"out": str(out), "pairs": written})
+        print_json({"out": str(out), "pairs": written, "committed": committed})
     else:
-        print(f"{out}: {written} pairs")
+        print(f"{out}: {written} pairs of {committed} that the ledger has commitments to")
 
 
 async def _write(db: Database, out: Path, account: str | None, model: str | None) -> int:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from spiritsafe.serve._types import Identity
     from spiritsafe.wire import Ask
 
-__all__ = ["Choice", "Twins", "export_twins"]
+__all__ = ["Choice", "Twins", "committed_twins", "export_twins"]
 
 _DAY = 86400.0
 _DRAWS = 2**53
@@ -159,6 +159,25 @@ async def export_twins(
         if len(rows) < _PAGE:
             return
         after = (rows[-1]["created"], rows[-1]["request_id"])
+
+
+async def committed_twins(db: Database, *, account: str | None = None, model: str | None = None) -> int:
+    """How many pairs the ledger holds a commitment to, kept or not. An audit that opens fewer has to say why."""
+    count, after = 0, 0
+    while True:
+        rows = await db.fetch(
+            "SELECT seq, payload FROM ledger WHERE seq > $1 AND kind = 'reply' AND payload LIKE $2"
+            " AND ($3 = '' OR account = $3) ORDER BY seq LIMIT $4",
+            after,
+            '%"twin_commit":"%',
+            account or "",
+            _PAGE,
+        )
+        payloads = [orjson.loads(row["payload"]) for row in rows]
+        count += sum(bool(row["twin_commit"]) and model in (None, row["model"]) for row in payloads)
+        if len(rows) < _PAGE:
+            return count
+        after = rows[-1]["seq"]
 
 
 def _eligible(ask: Ask) -> bool:
