@@ -135,11 +135,11 @@ async def test_a_budget_is_reported_once_a_window(database_url: str) -> None:
         await report("account:a", "2027-01")
         assert len(receiver.bodies) == len({message["id"] for message in receiver.messages}) == 4  # type: ignore[misc]
         # a guard that starts anew a month later remembers that the lifetime budget was reported
-        await report("account:a", "all")
+        await report("account:a", "usd_lifetime all")
         clock.now += 100 * 86_400
         await replicas[0].purge(clock.now)
         fresh = Webhooks(db, config, clock=clock)
-        await fresh.send("budget_80", "account:a", {}, once="all")
+        await fresh.send("budget_80", "account:a", {}, once="usd_lifetime all")
         assert await fresh.deliver(receiver.url) == 0
         for replica in replicas:
             await replica.aclose()

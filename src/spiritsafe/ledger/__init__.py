@@ -1,6 +1,7 @@
 """The append-only hash chain: writer, crash journal, reader, verification."""
 
 from spiritsafe.ledger._checkpoints import Checkpoint, write_checkpoint
+from spiritsafe.ledger._evidence import verify_canary, verify_twin
 from spiritsafe.ledger._export import export_ledger
 from spiritsafe.ledger._journal import Journal
 from spiritsafe.ledger._read import read_ledger
@@ -23,6 +24,8 @@ __all__ = [
     "forget_personal",
     "read_ledger",
     "recover",
+    "verify_canary",
     "verify_ledger",
+    "verify_twin",
     "write_checkpoint",
 ]

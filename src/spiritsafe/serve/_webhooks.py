@@ -77,7 +77,8 @@ class Webhooks:
         """Put a message into the outbox, for each hook that wants `event`.
 
         subject: "account:ID", "cluster:ID", "org:NAME" …  data: JSON values; no secrets, no prompts.
-        once: a window ("2026-11-24", "2026-11", "all"): the same event, subject and window goes out once.
+        once: what it is about, its window last ("usd_per_day 2026-11-24", "usd_lifetime all"): the same event, subject
+            and `once` goes out once; remembered for 40 days, and for good where the window is "all".
 
         Raises:
             Unavailable: the database is away; nothing was kept.
@@ -92,7 +93,9 @@ class Webhooks:
         body = orjson.dumps(
             {"id": event_id, "event": event, "created": int(now), "data": {"subject": subject, **data}}
         ).decode()
-        keep = None if once == "all" else now + (_GIVE_UP_S if once is None else _REMEMBERED_S)
+        keep = (
+            None if once is not None and once.endswith("all") else now + (_GIVE_UP_S if once is None else _REMEMBERED_S)
+        )
         async with self._db.transaction() as tx:
             await tx.execute_many(
                 "INSERT INTO outbox (id, url, event, body, created, attempts, next_at, keep_until)"
