@@ -5,9 +5,9 @@ What the gateway does with a request that `Twins.wanted` picks:
 1. Reserve both on the operator's side, one on the customer's. Send the same bytes twice (marking included) to the same
    upstream, whole (`stream` off), side by side.
 2. If one fails, release the other: no pair. If both came, put each through the output policy, then `Twins.choose`.
-3. Write `twin_commit` into the ledger row and the row into the journal, then release the reply chosen: its `id` and
-   `created` are the request's own (not the upstream's), headers and usage come from this reply only. A stream is played
-   back from it (`as_stream`).
+3. Write `twin_commit` into the ledger row and wait until the ledger has it on disk, then release the reply chosen: its
+   `id` and `created` are the request's own (not the upstream's), headers and usage come from this reply only. A stream
+   is played back from it (`as_stream`).
 4. The customer pays for the released reply, the operator for both.
 
 So id, time, order and price are the same whichever the coin chose. That a stream *is* a twin may be guessed from its
@@ -80,7 +80,7 @@ class Twins:
     ) -> Choice | None:
         """Flip the coin and keep the pair. When this returns a choice, it is on disk.
 
-        request: the JSON that was sent upstream.  first, second: the whole replies as they may be released, after the
+        request: the JSON that was sent upstream, as far as both replies share it.  first, second: the whole replies as they may be released, after the
         output policy, in the order asked.
 
         None: there is no pair, release the first. The texts are the same, one is no reply, or the pair cannot be kept
