@@ -80,7 +80,7 @@ class Twins:
     ) -> Choice | None:
         """Flip the coin and keep the pair. When this returns a choice, it is on disk.
 
-        request: the JSON that was sent upstream, as far as both replies share it.  first, second: the whole replies as they may be released, after the
+        request: the JSON that was sent upstream.  first, second: the whole replies as they may be released, after the
         output policy, in the order asked.
 
         None: there is no pair, release the first. The texts are the same, one is no reply, or the pair cannot be kept
