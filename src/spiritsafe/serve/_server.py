@@ -1,0 +1,241 @@
+"""`spiritsafe serve`: bind, open the guard, serve both ports, drain, stop; one process or several."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import uvicorn
+
+from spiritsafe.errors import BadInput, SpiritsafeError
+from spiritsafe.serve._app import GuardApp
+from spiritsafe.serve._config import GuardConfig
+from spiritsafe.serve._guard import METRICS_FOLDER, Guard
+from spiritsafe.serve._protocol import GuardProtocol
+
+__all__ = ["guard_app", "serve_guard"]
+
+_DRAIN_S = 30.0
+_BACKLOG = 2048
+_RESTART_S = 1.0
+
+OnReady = Callable[[str, str], object]
+
+
+@contextlib.asynccontextmanager
+async def guard_app(config: GuardConfig) -> AsyncIterator[GuardApp]:
+    """The public application with everything behind it open, for a server of your own (or a test).
+
+    Raises:
+        BadInput, Unavailable: as `Guard.open`.
+    """
+    async with await Guard.open(config) as guard:
+        yield GuardApp(guard)
+
+
+def serve_guard(config: GuardConfig, *, workers: int = 1, on_ready: OnReady | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; replies under way get 30 s.
+
+    workers: processes that share the ports; more than one needs limits that they share.
+    on_ready: called with the public and the admin base URL once requests are accepted.
+
+    Raises:
+        BadInput: an address is taken, the config does not fit several workers, or a part of the guard cannot be opened.
+    """
+    if workers > 1 and config.state.limits == "memory":
+        raise BadInput(
+            f"--workers {workers} with state.limits: memory would allow {workers} times every limit; set state.limits"
+            " to redis://HOST:6379/0, or serve with one worker"
+        )
+    _raise_file_limit()
+    with contextlib.ExitStack() as stack:
+        public = stack.enter_context(contextlib.closing(bind(config.listen)))
+        admin = stack.enter_context(contextlib.closing(bind(config.admin)))
+        if workers == 1:
+            with _uvloop() as runner:
+                runner.run(_serve_one(config, public, admin, on_ready))
+        else:
+            _Supervisor(config, workers, public, admin).run(on_ready)
+
+
+async def _serve_one(
+    config: GuardConfig, public: socket.socket, admin: socket.socket, on_ready: OnReady | None, worker: int = 0
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with await Guard.open(config, worker=worker) as guard:
+        servers = [_server(GuardApp(guard)), _server(guard.admin_app())]
+        running = [
+            asyncio.create_task(server.serve(sockets=[listener]))
+            for server, listener in zip(servers, (public, admin), strict=True)
+        ]
+        while not all(server.started for server in servers) and not any(task.done() for task in running):
+            await asyncio.sleep(0.005)
+        if on_ready:
+            on_ready(url_of(public), url_of(admin))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        guard.drain()
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*running)
+
+
+def _server(app: Any) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        http=GuardProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(_DRAIN_S),
+    )
+    return _QuietServer(config)
+
+
+class _QuietServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own would raise the signal again after a clean stop; `_serve_one` handles them instead."""
+        yield
+
+
+class _Supervisor:
+    """Starts the workers, starts one again that dies, and passes a stop on."""
+
+    def __init__(self, config: GuardConfig, workers: int, public: socket.socket, admin: socket.socket) -> None:
+        self._config, self._count, self._public, self._admin = config, workers, public, admin
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[int, SpawnProcess] = {}
+        self._ready: dict[int, Any] = {}
+        self._stopping = False
+
+    def run(self, on_ready: OnReady | None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        with tempfile.TemporaryDirectory(prefix="spiritsafe-metrics-") as folder:
+            os.environ[METRICS_FOLDER] = folder
+            self._supervise(on_ready)
+
+    def _supervise(self, on_ready: OnReady | None) -> None:
+        for index in range(self._count):
+            self._start(index)
+        ready = on_ready
+        while not self._stopping:
+            for index, process in list(self._workers.items()):
+                if process.exitcode is None:
+                    continue
+                if process.exitcode == _UNUSABLE:
+                    self._stop()
+                    break
+                if not self._stopping:
+                    print(
+                        f"worker {index} ended with {process.exitcode}; starting it again", file=sys.stderr, flush=True
+                    )
+                    time.sleep(_RESTART_S)
+                    self._start(index)
+            if ready and all(self._ready[index].is_set() for index in range(self._count)):
+                ready(url_of(self._public), url_of(self._admin))
+                ready = None
+            time.sleep(0.05)
+        deadline = time.monotonic() + _DRAIN_S + 5
+        for process in self._workers.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                process.kill()
+        if any(process.exitcode == _UNUSABLE for process in self._workers.values()):
+            raise SpiritsafeError("a worker could not open the guard; its error is above")
+
+    def _start(self, index: int) -> None:
+        self._ready[index] = self._context.Event()
+        process = self._context.Process(
+            target=_worker_main,
+            args=(self._config, self._public, self._admin, index, self._ready[index]),
+            name=f"spiritsafe-worker-{index}",
+        )
+        process.start()
+        self._workers[index] = process
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+        for process in self._workers.values():
+            if process.pid and process.exitcode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
+
+
+_UNUSABLE = 78  # EX_CONFIG: starting again would not help
+
+
+def _worker_main(config: GuardConfig, public: socket.socket, admin: socket.socket, worker: int, ready: Any) -> None:
+    try:
+        with _uvloop() as runner:
+            runner.run(_serve_one(config, public, admin, lambda *_: ready.set(), worker))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(_UNUSABLE)
+    except SpiritsafeError as error:  # a database that is away may come back
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def bind(address: str) -> socket.socket:
+    """A bound TCP socket for "HOST:PORT", not yet listening. Port 0 picks a free one.
+
+    Raises:
+        BadInput: the address is taken or unusable.
+    """
+    host, _, port = address.rpartition(":")
+    listener = None
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except (OSError, OverflowError) as error:
+        if listener:
+            listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"{address}: cannot listen there ({reason}); choose another host or port") from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _raise_file_limit() -> None:
+    """Each client and each upstream call is a file; the soft default of 1,024 is soon used up."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _uvloop() -> asyncio.Runner:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
