@@ -110,6 +110,8 @@ class Meter:
         """What a reply used, by what is known of it. size: bytes written.  texts: what was written, where a tokenizer
         may count it.  guess: tokens it may be, without one."""
         most_in, most_out = applied.bounds
+        if ask.body.get("echo"):
+            size = max(0, size - ask.text_bytes * applied.n)
         counts = upstream.tokenizer is not None
         guessed: Note = "counted" if counts else "estimated"
         note: Note = ""

@@ -1,0 +1,149 @@
+"""What the ledger keeps in place of a prompt: enough to find who works through a list, too little to read.
+
+Of the last user turn: 64-bit hashes of its first ten and last eight words with digits masked, and of the whole turn; a
+64-permutation MinHash of its word pairs, one byte a permutation; its words thrown into 64 counters. Of the turn before
+it and of the system prompt: a hash each. Yes/no marks of what is asked for, and sizes. No word can be read back from
+any of it. Whoever knows the key can test a guessed text against a hash, so the guard hashes under a key of its own.
+
+Work is bounded: of a long text only both ends are looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import operator
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from spiritsafe.serve._elicitation import marks_of
+from spiritsafe.wire import Ask
+
+__all__ = ["Sketch", "sketch_of"]
+
+_HEAD, _TAIL = 10, 8  # words of the skeleton
+_END = 4096  # characters looked at, at either end of a text
+_MOST_WORDS = 512  # of those, in the MinHash and the projection
+_PERMUTATIONS, _DIMENSIONS = 64, 64
+_UNSPACED = 24  # characters a word on average, above which a text is written without spaces
+_DIGITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """skeleton: hashes of the first and the last words, "<16 hex>-<16 hex>".  sketch: MinHash, base64 of 64 bytes.
+    Both are empty where there is no text.  features: see `sketch_of`."""
+
+    skeleton: str = ""
+    sketch: str = ""
+    features: dict[str, Any] = field(default_factory=dict)
+
+
+def sketch_of(ask: Ask, *, key: bytes = b"", keep_prompt: bool = False) -> Sketch:
+    """Sketch a request. It does not raise, whatever the prompt.
+
+    key: what everything is hashed under, up to 64 bytes; sketches under different keys cannot be compared.
+    keep_prompt: also keep the texts, as features["prompt"], pairs of role and text.
+
+    Features: `chars` and `words` of the last user turn; `exact`, `before`, `system`: hashes of that turn, of the user's
+    turn before it and of the system prompt, None where there is none; `projection`: base64 of 64 signed bytes, the
+    words hashed into signed counters; and the marks of `marks_of`.
+    """
+    turn, before, system = _turns(ask)
+    looked_at = _ends(turn)
+    low = looked_at.lower()
+    words = _words(low)
+    features: dict[str, Any] = {
+        "chars": len(turn),
+        "words": len(words),
+        "exact": _hash(f"{len(turn)}:{looked_at}", key) if turn else None,
+        "before": _hash(f"{len(before)}:{_ends(before)}", key) if before else None,
+        "system": _hash(f"{len(system)}:{_ends(system)}", key) if system else None,
+        **marks_of(ask, low, words),
+    }
+    if keep_prompt:
+        features["prompt"] = [[role, text] for role, text in ask.said]
+    if not words:
+        return Sketch(features=features)
+    skeleton = f"{_masked(words[:_HEAD], key)}-{_masked(words[-_TAIL:], key)}"
+    minhash, features["projection"] = _sketches(words[:_MOST_WORDS], key)
+    return Sketch(skeleton, minhash, features)
+
+
+def _turns(ask: Ask) -> tuple[str, str, str]:
+    """The last user turn, the one before it, and the system prompt. Token ids stand for a turn without text."""
+    turns: list[list[str]] = []
+    system, previous = "", ""
+    for role, text in ask.said:
+        if role == "user":
+            if previous != "user":
+                turns.append([])
+            turns[-1].append(text)
+        elif not system and role in ("system", "developer"):
+            system = text
+        previous = role or previous
+    if not turns and ask.ids is not None:
+        # a letter before each: digits are masked
+        return " ".join(f"i{_letters(token)}" for token in ask.ids[:_MOST_WORDS]), "", system
+    last = "\n".join(turns[-1]) if turns else ""
+    return last, "\n".join(turns[-2]) if len(turns) > 1 else "", system
+
+
+def _letters(token: int) -> str:
+    return str(token).translate(_AS_LETTERS)
+
+
+_AS_LETTERS = str.maketrans("0123456789", "abcdefghij")
+
+
+def _ends(text: str) -> str:
+    return text if len(text) <= 2 * _END else f"{text[:_END]}\n{text[-_END:]}"
+
+
+def _words(low: str) -> Sequence[str]:
+    """Words; pairs of characters where a script does without spaces."""
+    words = low.split()
+    if len(low) <= _UNSPACED * len(words) or low.isascii():
+        return words
+    run = "".join(words)
+    return [run[i : i + 2] for i in range(len(run) - 1)] or [run]
+
+
+def _masked(words: Sequence[str], key: bytes) -> str:
+    return _hash(_DIGITS.sub("0", " ".join(words)), key)
+
+
+def _hash(text: str, key: bytes) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=key).hexdigest()
+
+
+def _sketches(words: Sequence[str], key: bytes) -> tuple[str, str]:
+    """MinHash of the word pairs, and projection of the words, each in base64."""
+    from rensa import RMinHash
+
+    seed = _seed(key)
+    pairs = list(map(operator.add, words, words[1:])) or list(words)
+    hasher = RMinHash(_PERMUTATIONS, seed)
+    hasher.update(pairs)
+    low_bytes = np.array(hasher.digest(), np.uint32).astype(np.uint8)
+    hashes = np.array(RMinHash.hash_token_sets([words])[0], np.uint64)
+    # multiply-shift under the key's odd number: the highest bits choose the counter and the sign
+    slots = (hashes * np.uint64(seed | 1)) >> np.uint64(57)
+    counts = np.bincount(slots.astype(np.intp), minlength=2 * _DIMENSIONS)
+    counters = np.minimum(counts, 127).astype(np.int8)
+    projection = counters[:_DIMENSIONS] - counters[_DIMENSIONS:]
+    return _base64(low_bytes), _base64(projection)
+
+
+@lru_cache(maxsize=8)
+def _seed(key: bytes) -> int:
+    return int.from_bytes(blake2b(b"spiritsafe sketch", digest_size=8, key=key).digest(), "little")
+
+
+def _base64(values: Any) -> str:
+    return base64.b64encode(values.tobytes()).decode()
