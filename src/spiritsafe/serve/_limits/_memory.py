@@ -15,6 +15,7 @@ from spiritsafe.serve._limits._model import (
     NOTHING,
     RATE,
     RULES,
+    SCOPES,
     Bucket,
     Crossing,
     Denied,
@@ -37,7 +38,7 @@ __all__ = ["MemoryLimiter"]
 
 _SWEEP_MS = 60_000  # how often idle counters are looked for
 _IDLE_MS = 600_000  # how long an allowance stays in memory unused
-_SWEEP_STEP = 4
+_SWEEP_STEP = 16
 
 
 class Allowance:
@@ -58,14 +59,14 @@ class MemoryLimiter:
     """Limits in this process's memory. One event loop, one thread.
 
     totals: the ledger's; without it only what this process has seen, or was told by `seed`, counts.
-    clock: seconds that never go back, for rates.  wall: Unix seconds.  lease_s: a slot not given back by then is free.
+    clock: nanoseconds that never go back, for rates.  wall: Unix seconds.  lease_s: a slot not given back by then is free.
     """
 
     def __init__(
         self,
         *,
         totals: TotalsSource | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], float] = time.time,
         lease_s: float = 7200.0,
     ) -> None:
@@ -241,7 +242,7 @@ class MemoryLimiter:
         """Nothing to close."""
 
     def _now(self) -> int:
-        return int(self._clock() * 1000)
+        return self._clock() // 1_000_000
 
     def _new(self, limit: Limit, now: int) -> Any:
         return Rate(now) if limit.kind == RATE else Allowance(limit.window, now) if limit.kind == ALLOWANCE else {}
@@ -277,8 +278,9 @@ class MemoryLimiter:
                 if entry.idle(now):
                     del self._entries[key]
             elif isinstance(entry, Allowance):
-                # comes back from the ledger when it is needed; without one it is all there is
-                if self._sights is not None and not entry.held and entry.touched + _IDLE_MS < now:
+                # what the ledger sums up comes back from it when it is needed; the rest is all there is
+                known = self._sights is not None and key.split(":", 2)[1] in SCOPES
+                if known and not entry.held and entry.touched + _IDLE_MS < now:
                     del self._entries[key]
             elif entry is not None and not entry:
                 del self._entries[key]

@@ -17,6 +17,7 @@ __all__ = [
     "NOTHING",
     "RATE",
     "RULES",
+    "SCOPES",
     "UNLIMITED",
     "Bucket",
     "Crossing",
@@ -37,6 +38,7 @@ ALLOWANCE: Final = 1  # counts up in a window
 GAUGE: Final = 2  # what runs now
 
 UNLIMITED: Final = 2**53 - 1  # the largest amount that is exact on both sides of Redis
+SCOPES: Final = frozenset({"account", "key", "org", "model", "cluster"})  # whose totals the ledger has
 NOTHING: Final = Demand(requests=0)
 
 

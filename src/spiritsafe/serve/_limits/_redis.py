@@ -74,7 +74,7 @@ class RedisLimiter:
         beat_s: float = 0.25,
         lease_s: float = 7200.0,
         wait_s: float = 10.0,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> Self:
         """Connect, and wait up to `wait_s` until limits can be judged; return anyway: `healthy` says whether they can.
 
@@ -82,7 +82,7 @@ class RedisLimiter:
         in the database.  grace_s: how long live workers have to tell what they hold after Redis lost it; several times
         `beat_s`, which is how often they look.  timeout_s: silence after which Redis counts as away.
         lease_s: longer than any request; the slots of a dead worker are free after it.
-        clock: Unix seconds in place of Redis's own clock, for tests.
+        clock: Unix nanoseconds in place of Redis's own clock, for tests.
 
         Raises:
             BadInput: not a Redis URL.

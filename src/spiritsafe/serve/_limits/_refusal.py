@@ -108,7 +108,7 @@ def _message(bucket: Bucket, level: int, wait: float | None, at: float, too_larg
         return f"{limit.rule} of {who} is 0: nothing may be used; ask the operator to raise it"
     if limit.kind == GAUGE:
         return (
-            f"{who} already has {level} requests under way, and concurrency allows {size}; try again when one has ended"
+            f"{who} has {level} requests under way, and concurrency allows {limit.size}; try again when one has ended"
         )
     if too_large:
         smaller = "send less in one request" if limit.measure in (0, 2) else "lower max_tokens or shorten the prompt"
@@ -122,20 +122,19 @@ def _message(bucket: Bucket, level: int, wait: float | None, at: float, too_larg
     else:
         then = f"try again in {duration(wait)}" + (f" ({_clock(at + wait)})" if limit.kind == ALLOWANCE else "")
     return (
-        f"{limit.rule} of {who} is {size}, of which {_show(limit, max(left, 0))} is left,"
+        f"{limit.rule} of {who} is {size}, with {_show(limit, max(left, 0))} left,"
         f" and this request may take {wanted}; {then}"
     )
 
 
 def _who(limit: Limit) -> str:
     name = limit.name[:_LONGEST_NAME]
-    return {
+    said = {
         "key": "this key",
         "account": "this account",
         "cluster": "the accounts linked with this one",
-        "organisation": f"organisation {name}",
-        "model": f"model {name}",
-    }[limit.subject]
+    }
+    return said.get(limit.subject) or f"{limit.subject} {name}"
 
 
 def _show(limit: Limit, amount: int) -> str:

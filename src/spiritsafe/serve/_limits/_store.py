@@ -31,7 +31,7 @@ class Store:
     """A connection, and the scripts loaded on it.
 
     worker: this process, and no other before or after it.  lease_ms: how long a slot is held at most.
-    clock: Unix seconds in place of Redis's own clock, for tests.  on_lost: called when the connection breaks.
+    clock: Unix nanoseconds in place of Redis's own clock, for tests.  on_lost: called when the connection breaks.
     generation: the one this process works under; None while there is none, or Redis is away.
     """
 
@@ -43,7 +43,7 @@ class Store:
         prefix: str,
         timeout_s: float,
         lease_ms: int,
-        clock: Callable[[], float] | None,
+        clock: Callable[[], int] | None,
         on_lost: Callable[[], None],
     ) -> None:
         folder = importlib.resources.files("spiritsafe.serve._limits") / "lua"
@@ -67,7 +67,7 @@ class Store:
     @property
     def now(self) -> Word:
         """The time a script is given; "" for Redis's own."""
-        return "" if self._clock is None else int(self._clock() * 1000)
+        return "" if self._clock is None else self._clock() // 1_000_000
 
     def bucket_prefix(self, generation: str) -> str:
         """What the keys of a generation's buckets begin with."""
