@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.generation.modes import GenerationMode
 
+from faults_kit import mocking
+from guard_kit import guard_config, guarding
 from spiritsafe.serve._config import GuardConfig
 from spiritsafe.serve._openapi import openapi
 from spiritsafe.serve._policy import apply_output
@@ -137,3 +140,51 @@ def test_the_document_is_valid_and_every_reference_leads_somewhere() -> None:
         assert name in document["components"][section]
     named = {(section, name) for section in ("schemas", "headers") for name in document["components"][section]}
     assert named == refs
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A real guard over a mock upstream: its address and a key that may do everything."""
+    folder = tmp_path_factory.mktemp("guard")
+    with mocking(folder) as mock:
+        settings = guard_config(folder, f"http://127.0.0.1:{mock.port}/v1", tiers={"default": GENEROUS})
+        with guarding(settings) as running:
+            yield running.public, running.new_key(scopes=("inference", "usage", "metrics"))
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *PATHS.values(),
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/usage",
+        "/openapi.json",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+    ],
+)
+def test_over_http_every_answer_is_one_that_the_document_promises(
+    guard: tuple[str, str], path: str, mode: GenerationMode
+) -> None:
+    """Statuses, content types, headers and bodies as described; what the schema allows is answered, what it forbids is
+    refused; nothing is answered without a key; no 5xx."""
+    public, key = guard
+    headers = {"Authorization": f"Bearer {key}"}
+    published = urllib.request.Request(f"{public}/openapi.json", headers=headers)
+    with urllib.request.urlopen(published) as reply:
+        document = json.load(reply)
+    operation = next(iter(schemathesis.openapi.from_dict(document)[path].values()))
+    if mode is GenerationMode.NEGATIVE and "requestBody" not in document["paths"][path].get("post", {}):
+        return  # there is nothing to get wrong but the key, which every positive case tries to leave out
+
+    @given(operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    def run(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE:
+            case.body = plain(case.body)
+        case.call_and_validate(base_url=public, headers=headers)
+
+    run()

@@ -69,7 +69,7 @@ def openapi(config: GuardConfig) -> dict[str, Any]:
 def _asked(kind: str) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _ref(f"{kind}_reply")}}
     if kind != "embeddings":
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {"schema": {"description": "With `stream: true`: OpenAI's server-sent events."}}
     named = ("x-request-id", *_RATES)
     return {"200": {"description": "The reply.", "headers": {n: _header(n) for n in named}, "content": content}}
 

@@ -15,6 +15,7 @@ Schema = dict[str, Any]
 
 _BIG = 2**63 - 1
 _ANY: Schema = {}
+_GIVEN: Schema = {"not": {"type": "null"}}
 _FLAG: Schema = {"type": "boolean"}
 _TEXT: Schema = {"type": "string"}
 _JSON_TEXT: Schema = {"type": ["string", "object"]}
@@ -189,7 +190,7 @@ def _responses(tokens: Schema, top: Schema) -> dict[str, Schema]:
         "function", "name", name=_TEXT, description=_TEXT, parameters=_ANY, strict=_FLAG, output_schema=_ANY
     )
     custom = _typed_of("custom", "name", name=_TEXT, description=_TEXT, format=_ANY)
-    schema = _typed_of("json_schema", "name", "schema", name=_TEXT, description=_TEXT, schema=_ANY, strict=_FLAG)
+    schema = _typed_of("json_schema", "name", "schema", name=_TEXT, description=_TEXT, schema=_GIVEN, strict=_FLAG)
     formats = {"anyOf": [_typed("text"), _typed("json_object"), schema]}
     summary = _one_of("auto", "concise", "detailed")
     included = ("message.output_text.logprobs", "message.input_image.image_url", "reasoning.encrypted_content")
