@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiritsafe.cli import _accounts_keys
-from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, GuardFile, Limit, typed_limits, with_store
+from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, GuardFile, Limit, with_store
 from spiritsafe.cli._output import Json, print_json, print_table
 from spiritsafe.errors import BadInput
 
@@ -67,6 +67,7 @@ def add(
 
     async def work(store: KeyStore, guard: GuardConfig) -> Account:
         from spiritsafe.serve._config import LimitSet
+        from spiritsafe.serve._limit_text import typed_limits
 
         return await store.add(
             name,
@@ -75,7 +76,7 @@ def add(
             payment_id=payment_id,
             cluster=cluster,
             twin_consent=bool(twin_consent),
-            limits=typed_limits(LimitSet(), limit or ()),
+            limits=typed_limits(LimitSet(), limit or (), "--limit"),
         )
 
     _done(config, work, as_json, "added {id} ({name}); next: spiritsafe accounts key issue {id}", org)
@@ -161,9 +162,10 @@ def set_account(
 
     async def work(store: KeyStore, guard: GuardConfig) -> Account:
         from spiritsafe.serve._account_store import AccountChanges
+        from spiritsafe.serve._limit_text import typed_limits
 
         if limit:
-            given["limits"] = typed_limits((await store.show(ref)).limits, limit)
+            given["limits"] = typed_limits((await store.show(ref)).limits, limit, "--limit")
         return await store.change(ref, AccountChanges(**given))
 
     _done(config, work, as_json, "changed {id} ({name})", org)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, GuardFile, Limit, typed_limits, with_store
+from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, GuardFile, Limit, with_store
 from spiritsafe.cli._output import Json, print_json
 from spiritsafe.errors import BadInput
 
@@ -53,9 +53,10 @@ def issue(
 
     async def work(store: KeyStore, guard: GuardConfig) -> IssuedKey:
         from spiritsafe.serve._config import LimitSet
+        from spiritsafe.serve._limit_text import typed_limits
 
         expires = None if expires_days is None else time.time() + expires_days * _DAY_S
-        limits = typed_limits(LimitSet(), limit or ())
+        limits = typed_limits(LimitSet(), limit or (), "--limit")
         return await store.issue_key(ref, name=name, scopes=scopes or ("inference",), expires=expires, limits=limits)
 
     _print_issued(with_store(config, work), as_json)
@@ -86,11 +87,12 @@ def set_key(
 
     async def work(store: KeyStore, guard: GuardConfig) -> ApiKey:
         from spiritsafe.serve._key_store import KeyChanges
+        from spiritsafe.serve._limit_text import typed_limits
 
         given = {} if name is None else {"name": name}
         if not limit:
             return await store.change_key(key_id, KeyChanges(**given))
-        limits = typed_limits((await store.show_key(key_id)).limits, limit)
+        limits = typed_limits((await store.show_key(key_id)).limits, limit, "--limit")
         return await store.change_key(key_id, KeyChanges(**given, limits=limits))
 
     _print_key(with_store(config, work), as_json, "changed")

@@ -1,22 +1,20 @@
-"""What the commands about accounts share: the guard's database opened for one command, and limits as they are typed."""
+"""What the commands about accounts share: their options, and the guard's database opened for one command."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from spiritsafe.errors import BadInput
-
 if TYPE_CHECKING:
-    from spiritsafe.serve._config import GuardConfig, LimitSet
+    from spiritsafe.serve._config import GuardConfig
     from spiritsafe.serve._key_store import KeyStore
 
-__all__ = ["GUARD_FILE", "AccountRef", "GuardFile", "Limit", "typed_limits", "with_store"]
+__all__ = ["GUARD_FILE", "AccountRef", "GuardFile", "Limit", "with_store"]
 
 T = TypeVar("T")
 GUARD_FILE = Path("guard.yaml")
@@ -61,29 +59,3 @@ async def _store(guard: GuardConfig) -> AsyncIterator[KeyStore]:
             yield store
         finally:
             await ledger.aclose()
-
-
-def typed_limits(current: LimitSet, typed: Sequence[str]) -> LimitSet:
-    """`current` with the limits that were typed as RULE=VALUE; the value `none` takes one away.
-
-    Raises:
-        BadInput: no such rule (names the nearest), or no such value.
-    """
-    import yaml
-
-    from spiritsafe.config import parse_config
-    from spiritsafe.serve._config import LimitSet
-
-    limits: dict[str, Any] = current.model_dump(exclude_defaults=True)
-    for item in typed:
-        rule, equals, value = item.partition("=")
-        if not equals or not rule:
-            raise BadInput(f"--limit {item}: write it as RULE=VALUE, e.g. usd_per_day=5")
-        if value == "none" and rule in LimitSet.model_fields:
-            limits.pop(rule, None)
-            continue
-        try:
-            limits[rule] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInput(f"--limit {item}: the value is not valid YAML") from None
-    return parse_config(limits, LimitSet, where="--limit")

@@ -15,7 +15,17 @@ from spiritsafe.serve._account_rows import Account, limits_text
 from spiritsafe.serve._config import GuardConfig, LimitSet
 from spiritsafe.state import Database, Transaction, Unavailable
 
-__all__ = ["APPEAL", "REASON", "AccountChanges", "AccountStore", "EventLog", "next_change", "next_number", "one_line"]
+__all__ = [
+    "APPEAL",
+    "REASON",
+    "AccountChanges",
+    "AccountStore",
+    "EventLog",
+    "NotFound",
+    "next_change",
+    "next_number",
+    "one_line",
+]
 
 REASON: Final = "by decision of the operator"
 APPEAL: Final = "write to the operator of this API"
@@ -23,6 +33,10 @@ _ID_START = "acct_"
 _ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: easy to read out
 _LONGEST = 200
 _LEDGER_S = 10.0
+
+
+class NotFound(BadInput):
+    """No account or key has that id."""
 
 
 class EventLog(Protocol):
@@ -92,7 +106,7 @@ class AccountStore:
         """The account of that id or name.
 
         Raises:
-            BadInput: there is none; names the nearest.
+            NotFound: there is none; names the nearest.
         """
         async with self._db.transaction(write=False) as tx:
             return await _find(tx, ref)
@@ -258,7 +272,7 @@ async def _find(tx: Transaction, ref: str) -> Account:
     newest = await tx.fetch("SELECT id, name FROM accounts ORDER BY changed DESC LIMIT 2000")
     known = [value for row in newest for value in (row["name"], row["id"])]
     hint = _nearest(ref, known) if known else "there are none yet; make one with: spiritsafe accounts add NAME"
-    raise BadInput(f"account {ref[:80]!r}: no account has that id or name; {hint}")
+    raise NotFound(f"account {ref[:80]!r}: no account has that id or name; {hint}")
 
 
 async def _untaken(tx: Transaction, name: str) -> None:

@@ -84,6 +84,11 @@ class Accounts(KeyStore):
             return None
         return self._directory.identity(account, self._directory.key(account_id, key_id) if key_id else None)
 
+    def active_identity(self, account_id: str, key_id: str) -> Identity | None:
+        """The identity of a key that is valid now, for who has presented it before; None if it is not."""
+        key = self._directory.key(account_id, key_id)
+        return self.identity(account_id, key_id) if key and key.state(self._clock()) == "active" else None
+
     def __len__(self) -> int:
         return len(self._directory)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from spiritsafe.config import StrictModel
 from spiritsafe.errors import BadInput
 from spiritsafe.serve._account_rows import ApiKey, limits_text
-from spiritsafe.serve._account_store import AccountStore, EventLog, next_change, one_line
+from spiritsafe.serve._account_store import AccountStore, EventLog, NotFound, next_change, one_line
 from spiritsafe.serve._api_keys import SCOPES, KeyText, key_mac, new_key, parse_key
 from spiritsafe.serve._config import GuardConfig, LimitSet
 from spiritsafe.serve._secrets import GuardSecrets
@@ -97,7 +97,7 @@ class KeyStore(AccountStore):
         """The key of that id.
 
         Raises:
-            BadInput: there is none; names the nearest.
+            NotFound: there is none; names the nearest.
         """
         async with self._db.transaction(write=False) as tx:
             return await _find_key(tx, key_id)
@@ -198,4 +198,4 @@ async def _find_key(tx: Transaction, key_id: str) -> ApiKey:
     newest = await tx.fetch("SELECT id FROM api_keys ORDER BY changed DESC LIMIT 2000")
     near = difflib.get_close_matches(key_id[:80], [row["id"] for row in newest], n=1)
     hint = f"did you mean {near[0]}?" if near else "list an account's keys with: spiritsafe accounts show ID"
-    raise BadInput(f"key {key_id[:80]!r}: no key has that id; {hint}")
+    raise NotFound(f"key {key_id[:80]!r}: no key has that id; {hint}")
