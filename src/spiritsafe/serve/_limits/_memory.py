@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from spiritsafe.serve._config import Rule
+from spiritsafe.serve._limits._allowance import Allowance
 from spiritsafe.serve._limits._model import (
     ALLOWANCE,
     NOTHING,
@@ -41,25 +42,12 @@ _IDLE_MS = 600_000  # how long an allowance stays in memory unused
 _SWEEP_STEP = 16
 
 
-class Allowance:
-    """A counter in the newest window it was used in. held: reserved, not yet settled."""
-
-    __slots__ = ("held", "settled", "touched", "window")
-
-    def __init__(self, window: str, now: int) -> None:
-        self.window, self.settled, self.held, self.touched = window, 0, 0, now
-
-    def roll(self, window: str) -> None:
-        """Begin a newer window. Windows never go back: a clock that does must not find an old one half empty."""
-        if window > self.window:
-            self.window, self.settled, self.held = window, 0, 0
-
-
 class MemoryLimiter:
     """Limits in this process's memory. One event loop, one thread.
 
     totals: the ledger's; without it only what this process has seen, or was told by `seed`, counts.
-    clock: nanoseconds that never go back, for rates.  wall: Unix seconds.  lease_s: a slot not given back by then is free.
+    clock: nanoseconds that never go back, for rates.  wall: Unix seconds.
+    lease_s: a slot that is not given back by then is free.
     """
 
     def __init__(
@@ -120,13 +108,10 @@ class MemoryLimiter:
             if entry is None:
                 entry = entries[limit.key] = self._new(limit, now)
             if limit.kind == RATE:
-                level = entry.drain(now, limit.size)
+                level = entry.level_at(now, limit.size)
                 over = level + amount * PERIOD_MS > limit.size * PERIOD_MS
             elif limit.kind == ALLOWANCE:
-                if limit.window > entry.window:
-                    entry.roll(limit.window)
-                entry.touched = now
-                level = entry.settled + entry.held
+                level = entry.level_in(limit.window)
                 over = level + amount > limit.size
             else:
                 level = len(entry)
@@ -144,17 +129,20 @@ class MemoryLimiter:
                     granted = False
             found.append(entry)
         if not granted:
-            counted = [entry.window if isinstance(entry, Allowance) else "" for entry in found]
+            counted = [
+                entry.newest(bucket.limit.window) if isinstance(entry, Allowance) else ""
+                for entry, bucket in zip(found, buckets, strict=True)
+            ]
             return refusal(buckets, levels, counted, self._wall())
         marks: list[Any] = []
         for (limit, amount), entry in zip(buckets, found, strict=True):
             if entry is None:
                 marks.append(None)
             elif limit.kind == RATE:
+                entry.drain(now, limit.size)
                 marks.append(entry.take(amount))
             elif limit.kind == ALLOWANCE:
-                entry.held += amount
-                marks.append(entry.window)
+                marks.append(entry.hold(limit.window, amount, now))
             else:
                 entry[request_id] = now + self._lease_ms
                 marks.append(0)
@@ -185,12 +173,9 @@ class MemoryLimiter:
                 entry.drain(now, limit.size)
                 entry.close(mark, amount - taken[limit.measure])
             elif limit.kind == ALLOWANCE:
-                entry.touched = now
-                if entry.window == mark:  # else its window is over, and nothing is left to correct
-                    entry.held -= amount
-                    crossing = _settled(limit, entry, taken[limit.measure])
-                    if crossing is not None:
-                        crossings.append(crossing)
+                crossing = entry.settle(limit, mark, amount, taken[limit.measure], now)
+                if crossing is not None:
+                    crossings.append(crossing)
             else:
                 entry.pop(ticket.id, None)
         return tuple(crossings)
@@ -210,12 +195,8 @@ class MemoryLimiter:
             self._recovered.add(ticket.id)
             taken = amounts_of(actual)
             for limit in limits:
-                entry = self._entries.get(limit.key)
-                if entry is None:
-                    entry = self._entries[limit.key] = Allowance(limit.window, self._now())
-                entry.roll(limit.window)
-                if entry.window == limit.window and not committed:
-                    entry.settled += taken[limit.measure]
+                if not committed:
+                    self._allowance(limit).add(limit.window, taken[limit.measure])
 
     async def seed(self, totals: Mapping[tuple[str, str], Total]) -> None:
         """Count at least this much as spent, for every allowance of these scopes and windows. See `Limiter.seed`."""
@@ -257,15 +238,16 @@ class MemoryLimiter:
         ]
 
     async def _lift(self, found: list[Lift]) -> None:
-        now = self._now()
         for limit, least in found:
-            entry = self._entries.get(limit.key)
-            if entry is None:
-                entry = self._entries[limit.key] = Allowance(limit.window, now)
-            entry.roll(limit.window)
-            if entry.window == limit.window:
-                entry.settled = max(entry.settled, least)
+            self._allowance(limit).lift(limit.window, least)
             limit.seen = self
+
+    def _allowance(self, limit: Limit) -> Allowance:
+        entry = self._entries.get(limit.key)
+        if entry is None:
+            entry = self._entries[limit.key] = Allowance(limit.window, self._now())
+        assert isinstance(entry, Allowance)
+        return entry
 
     def _forget_idle(self, now: int) -> None:
         """Drop a few counters that nobody would miss, so that memory stays flat over many accounts."""
@@ -284,14 +266,6 @@ class MemoryLimiter:
                     del self._entries[key]
             elif entry is not None and not entry:
                 del self._entries[key]
-
-
-def _settled(limit: Limit, entry: Allowance, amount: int) -> Crossing | None:
-    before = entry.settled
-    entry.settled += amount
-    if before < limit.near <= entry.settled:
-        return limit.crossed(entry.settled)
-    return None
 
 
 def _expire(slots: dict[str, int], now: int) -> int:

@@ -35,14 +35,19 @@ class Rate:
         self.born = self.count = now * 1000
         self.lows: list[list[int]] = []
 
-    def drain(self, now: int, size: int) -> int:
+    def level_at(self, now: int, size: int) -> int:
         """The level at `now` (ms) under a limit of `size` a minute. A clock that went back drains nothing."""
-        self.size = size
+        if now <= self.at:
+            return self.level
+        level = self.level - (now - self.at) * size
+        return level if level > 0 else 0
+
+    def drain(self, now: int, size: int) -> None:
+        """Bring the level to `level_at`."""
+        self.level = self.level_at(now, size)
         if now > self.at:
-            level = self.level - (now - self.at) * size
-            self.level = level if level > 0 else 0
             self.at = now
-        return self.level
+        self.size = size
 
     def take(self, amount: int) -> int:
         """Add a reservation of `amount` units at the level last drained to; its number."""
@@ -78,7 +83,7 @@ class Rate:
 
     def idle(self, now: int) -> bool:
         """True if forgetting this bucket changes nothing."""
-        return not self.fresh and not self.lows and self.drain(now, self.size) == 0
+        return not self.fresh and not self.lows and self.level_at(now, self.size) == 0
 
     def _note(self) -> None:
         """The level is about to rise: it was the lowest, so far, for all that are open."""
