@@ -29,8 +29,7 @@ _EXPLAIN = {
 _RUBRIC = {
     "rubric": ("rubric",),
     " scale": ("on a scale of", "on a scale from"),
-    "ate the ": ("rate the", "evaluate the following"),
-    "e the ": ("grade the", "score the"),
+    "e the ": ("rate the", "grade the", "score the", "evaluate the following"),
     "judge": ("as a judge", "impartial judge"),
     "better": ("response is better", "answer is better"),
 }

@@ -130,5 +130,5 @@ def json_size(value: Any) -> int:
     depth = max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
     breaks = bare.count(b",") + len(brackets)
     grown = 0 if raw.isascii() else max(2 * len(raw.translate(None, _ASCII)), text_size(raw.decode()) - len(raw))
-    html = sum(raw.count(mark) for mark in (b"<", b">", b"&", b"'"))
-    return len(raw) + bare.count(b":") + breaks * (1 + 4 * depth) + grown + 5 * html
+    escaped = sum(raw.count(mark) for mark in (b"<", b">", b"&", b"'", b"\x7f"))
+    return len(raw) + bare.count(b":") + breaks * (1 + 4 * depth) + grown + 5 * escaped

@@ -18,6 +18,8 @@ _CACHE = "cache writes may be billed apart"
 # Why a field is refused whatever allow_fields says, and the values that ask for nothing.
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "access_programs": ((), _OPERATORS),
+    "allowed_callers": ((["direct"],), _UPSTREAM_TOOL),
+    "async": ((False,), _UNCOUNTED),
     "audio": ((), "sound cannot be counted"),
     "background": ((False,), "a reply that is fetched later cannot be metered"),
     "background_options": ((), "a reply that is fetched later cannot be metered"),
@@ -31,6 +33,7 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "custom_logit_processor": ((), "it changes probabilities outside the output policy"),
     "custom_params": ((), _OPERATORS),
     "data_parallel_rank": ((), _OPERATORS),
+    "defer_loading": ((False,), _UNCOUNTED),
     "ec_transfer_params": ((), _OPERATORS),
     "enable_response_messages": ((False,), _TOKEN_IDS),
     "extra_body": (({},), "it is an option of the client library, which unpacks it; over HTTP it means nothing"),
