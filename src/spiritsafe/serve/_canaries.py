@@ -110,7 +110,7 @@ class Canaries:
     def answer(self, ask: Ask, *, request_id: str, created: int, count: Callable[[str], int]) -> CanaryAnswer | None:
         """The published answer if `ask` is an active canary's question and nothing else: one user turn, word for word
         (spaces aside), one reply, and nothing asked for that only the model could give (tools, log-probabilities, a
-        format). A few nanoseconds where there are no canaries.
+        format).
 
         created: Unix seconds.  count: tokens of a text, for the usage.
         """

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "Twins", "committed_twins", "export_twins"]
 
 _DAY = 86400.0
-_DRAWS = 2**53
+_BITS = 53
 _KEPT = ("object", "model", "choices", "prompt_token_ids")  # what of a reply is evidence; not its id, time and usage
 _PAGE = 200
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Twins:
         share = (tiers.get(identity.tier) or tiers["default"]).twin_share
         if share <= 0 or not self._consents(identity) or not _eligible(ask):
             return False
-        return secrets.randbelow(_DRAWS) < share * _DRAWS
+        return secrets.randbits(_BITS) < share * 2**_BITS
 
     async def choose(
         self,
