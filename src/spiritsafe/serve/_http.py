@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -26,6 +27,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
+_DROP_S, _DROP_BYTES = 2.0, 64 << 20  # of a body that is too large
 _JSON = (b"content-type", b"application/json")
 
 
@@ -62,6 +64,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) 
         raise ApiError(415, "compressed bodies are not accepted; send plain JSON")
     length = header(scope, b"content-length")
     if length is not None and int(length) > limit:
+        if header(scope, b"expect") is None:  # a client that asks first has sent nothing yet
+            await _drop(receive)
         raise _too_large(limit)
     message = await _next(receive, seconds)
     if not message.get("more_body", False):
@@ -77,8 +81,21 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) 
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
+            parts.clear()
+            await _drop(receive)
             raise _too_large(limit)
     return b"".join(parts)
+
+
+async def _drop(receive: Receive) -> None:
+    """Read on for a while: a client that is still sending when its connection closes gets no answer, only a reset."""
+    deadline, left = time.monotonic() + _DROP_S, _DROP_BYTES
+    with contextlib.suppress(ApiError):
+        while left > 0:
+            message = await _next(receive, deadline - time.monotonic())
+            if not message.get("more_body", False):
+                return
+            left -= len(message.get("body", b""))
 
 
 async def _next(receive: Receive, seconds: float) -> MutableMapping[str, Any]:

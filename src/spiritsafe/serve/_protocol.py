@@ -73,7 +73,7 @@ class GuardProtocol(HttpToolsProtocol):
         """Answer outside of any request, and close. A reply under way on this connection is cut instead."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = error.body()
             self.transport.write(
                 b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"

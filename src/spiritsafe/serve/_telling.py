@@ -48,7 +48,7 @@ class Telling:
             account=identity.account if identity else None,
             key_id=identity.key_id if identity else None,
             kind=kind,
-            model=model or None,
+            model=None if error.code == "model_not_found" else model or None,  # that may be anything a client typed
             rule=rule,
         )
 
