@@ -131,4 +131,5 @@ class Withheld:
 def _unfinished(text: str) -> int:
     """Length of the end of `text` that begins a tag."""
     at = max(text.rfind(start, max(0, len(text) - _LONGEST)) for start in _STARTS)
-    return len(text) - at if at >= 0 and any(tag.startswith(text[at:]) for tag in _TAGS) else 0
+    end = text[at:] if at >= 0 else ""
+    return len(end) if end and any(tag.startswith(end) and tag != end for tag in _TAGS) else 0
