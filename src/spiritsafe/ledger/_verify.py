@@ -66,9 +66,10 @@ async def verify_ledger(
 async def _check_database(db: Database, check: ChainCheck, progress: Progress) -> None:
     with Sums() as sums:
         place, (_, last) = -_EXACT, await span(db)
-        while place < last:
+        more = True
+        while more and place < last:
             async with db.transaction(write=False) as tx:
-                place = await _page(tx, check, sums, place)
+                more = place < (place := await _page(tx, check, sums, place))
             progress.update("verify", max(place, 0), max(last, place))
         # rows that have come since, and the totals, as they were at one moment
         async with db.transaction(write=False) as tx:
