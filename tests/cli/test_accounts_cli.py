@@ -152,7 +152,7 @@ def test_people_get_lines_and_secrets_only_once(local: Path) -> None:
         (["add", "Bob", "--limit", "usd_per_day"], "RULE=VALUE"),
         (["set", "Ada Ltd"], "nothing to change"),
         (["key", "issue", "Ada Ltd", "--scope", "interference"], "did you mean inference?"),
-        (["key", "issue", "Ada Ltd", "--expires-days", "-1"], "has passed"),
+        (["key", "issue", "Ada Ltd", "--expires-days", "-1"], "must lie ahead"),
         (["key", "revoke", "nope"], "no key has that id"),
         (["key", "set", "nope"], "nothing to change"),
         (["terms", "accept", "Ada Ltd", "--version", "2025-01"], "2026-11"),

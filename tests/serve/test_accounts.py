@@ -81,8 +81,10 @@ async def test_keys_expire_and_are_revoked(accounts: Accounts, clock: kit.Clock,
     assert accounts.authenticate(stays.text.encode()) is None
     assert (await accounts.revoke_key(stays.key.id)).revoked == clock.now
     assert events.names() == ["key_issued", "key_issued", "key_revoked"], "revoking twice is said once"
-    with pytest.raises(BadInput, match="has passed"):
-        await accounts.issue_key("a", expires=clock.now)
+    for never in (clock.now, float("nan"), float("inf"), -1.0):
+        with pytest.raises(BadInput, match="must lie ahead"):
+            await accounts.issue_key("a", expires=never)
+    assert accounts.authenticate(ends.text.encode()) is None
 
 
 async def test_rotation_overlaps(accounts: Accounts, clock: kit.Clock) -> None:
@@ -95,6 +97,9 @@ async def test_rotation_overlaps(accounts: Accounts, clock: kit.Clock) -> None:
     assert accounts.authenticate(old.text.encode()) is None and accounts.authenticate(new.text.encode())
     with pytest.raises(BadInput, match="it is expired"):
         await accounts.rotate_key(old.key.id)
+    for overlap in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(BadInput, match="overlap must be 0 or more"):
+            await accounts.rotate_key(new.key.id, overlap_s=overlap)
 
 
 async def test_rotation_never_lengthens_an_old_keys_life(accounts: Accounts, clock: kit.Clock) -> None:

@@ -20,6 +20,7 @@ from spiritsafe.state import Database, Transaction
 __all__ = ["IssuedKey", "KeyChanges", "KeyStore"]
 
 _DAY_S = 86400.0
+_LONGEST_S = 100 * 366 * _DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ class KeyStore(AccountStore):
         """A new key for an account. expires: Unix time; never unless given."""
         account = await self.show(ref)
         wanted = _checked_scopes(scopes)
-        if expires is not None and expires <= self._clock():
-            raise BadInput("key issue: the time of expiry has passed; give a later one")
+        if expires is not None and not 0 < expires - self._clock() <= _LONGEST_S:
+            raise BadInput("key issue: the time of expiry must lie ahead, by 100 years at most")
         label = None if name is None else one_line("key name", name)
         return await self._issue(account.id, label, wanted, expires, limits or LimitSet(), replaces=None)
 
@@ -139,8 +140,8 @@ class KeyStore(AccountStore):
         now = self._clock()
         if (state := key.state(now)) != "active":
             raise BadInput(f"key {key.id}: it is {state}; issue a new one with: accounts key issue {key.account}")
-        if overlap_s < 0:
-            raise BadInput("key rotate: the overlap cannot be negative")
+        if not 0 <= overlap_s <= _LONGEST_S:
+            raise BadInput("key rotate: the overlap must be 0 or more, and 100 years at most")
         # A key with a time of expiry hands on the time it was given, counted from now.
         lasts = None if key.expires is None else now + (key.expires - key.created)
         return await self._issue(key.account, key.name, key.scopes, lasts, key.limits, replaces=(key, now + overlap_s))
