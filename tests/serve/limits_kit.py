@@ -102,3 +102,32 @@ def level_of(events: Iterable[tuple[int, int]], now: int, size: int) -> int:
         level = max(0, level - (when - at) * size) + amount * 60_000
         at = when
     return max(0, level - (now - at) * size)
+
+
+@dataclass
+class Book:
+    """A ledger: rows wait until they are flushed, and what is flushed is what a `TotalsSource` sees."""
+
+    pending: list[tuple[str, tuple[Bucket, ...], int]] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    totals: dict[tuple[str, str], int] = field(default_factory=dict)  # nano
+    fails: BaseException | None = None
+
+    def append(self, request_id: str, buckets: tuple[Bucket, ...], nano: int) -> None:
+        self.pending.append((request_id, buckets, nano))
+
+    async def flush(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+        for request_id, buckets, nano in self.pending:
+            if request_id not in self.rows:
+                self.rows[request_id] = nano
+                for scope, window in {(b.limit.scope, b.limit.window) for b in buckets if b.limit.window}:
+                    self.totals[scope, window] = self.totals.get((scope, window), 0) + nano
+        self.pending.clear()
+
+    async def __call__(self, pairs: Collection[tuple[str, str]], ids: Collection[str]) -> Seed:
+        if self.fails is not None:
+            raise self.fails
+        totals = {pair: Total(pico=self.totals[pair] * 1000) for pair in pairs if pair in self.totals}
+        return Seed(totals, frozenset(set(ids) & self.rows.keys()))

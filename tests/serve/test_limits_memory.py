@@ -390,6 +390,21 @@ async def test_a_limit_that_begins_to_count_within_a_window_counts_all_of_it() -
     assert isinstance(outcome, Denied)
 
 
+async def test_a_row_that_is_in_the_ledger_before_it_is_settled_counts_once() -> None:
+    spent = Spent()
+    limiter = MemoryLimiter(totals=spent)
+    config = tier_config(usd_per_day=1)
+    first = await limiter.reserve(buckets_for(config, identity(), "m", NOON).demand(Demand(nano=USD // 2)), "a")
+    assert isinstance(first, Granted)
+    spent.totals["account:acct_1", "2026-11-24"] = Total(pico=500 * 10**9)
+    # another plan of the same account is compared with the ledger
+    plan = buckets_for(config, identity(), "m", NOON)
+    assert isinstance(await limiter.reserve(plan.demand(Demand(nano=1)), "b"), Granted)
+    await limiter.settle(first.ticket, Demand(nano=USD // 2))
+    assert isinstance(await limiter.reserve(plan.demand(Demand(nano=USD // 2)), "c"), Denied)
+    assert isinstance(await limiter.reserve(plan.demand(Demand(nano=USD // 2 - 1)), "d"), Granted)
+
+
 async def test_a_cluster_counts_what_its_accounts_spent_before_they_were_linked() -> None:
     spent = Spent({("cluster:c4", "2026-11-24"): Total(pico=10**12)})
     limiter = MemoryLimiter(totals=spent)

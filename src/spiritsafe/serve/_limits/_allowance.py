@@ -42,10 +42,11 @@ class Allowance:
         return limit.crossed(self.settled) if before < limit.near <= self.settled else None
 
     def lift(self, window: str, least: int) -> None:
-        """Count at least so much as settled."""
+        """Count at least so much. A request's row may be in the ledger before it is settled here, so what is reserved
+        counts too: it must not be there twice."""
         self._roll(window)
         if window == self.window:
-            self.settled = max(self.settled, least)
+            self.settled = max(self.settled, least - self.held)
 
     def add(self, window: str, taken: int) -> None:
         """Count something that was never reserved here."""

@@ -1,9 +1,9 @@
 """Settlements that Redis has yet to hear of, and reservations it may not know.
 
 A settlement is remembered until Redis has confirmed it, and may be told twice: Redis closes a ticket once. A ticket
-that this generation never held (it was let through while Redis was away, or its worker missed the seeding) is a stray:
-if the ledger has its row by now, the ledger's totals are what counts; else it is adopted, that is, reserved unjudged,
-and then settled like any other.
+that this generation never held is a stray. One that was let through while Redis was away is adopted, that is, reserved
+unjudged, and then settled like any other. So is one whose worker missed the seeding, unless the ledger has its row by
+now: whether this generation began with it nobody can say, so its allowances count at least the ledger's totals.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Dues:
 
     def bury(self, buckets: tuple[Bucket, ...], request_id: str) -> None:
         """Nobody waits for this reservation any more, and nobody knows whether it was made."""
-        ticket = Ticket(request_id, buckets, self._store.generation or "")
+        ticket = Ticket(request_id, buckets, self._store.latest)
         self._due[request_id] = _Due(ticket, NOTHING, bury=True)
 
     async def catch_up(self) -> None:
@@ -71,7 +71,7 @@ class Dues:
         for ticket in list(self.open.values()):
             if ticket.id not in self._due and self._stray(ticket):
                 await self._adopt(ticket)
-                ticket.generation, ticket.tracked = self._store.generation or "", True
+                ticket.generation, ticket.tracked = self._store.latest, True
 
     def registered(self, ids: set[str], generation: str) -> None:
         """These tickets were told when that generation was seeded."""
@@ -89,11 +89,12 @@ class Dues:
                 )
             if said[0] == 2 or bury or not self._stray(ticket):
                 return ()
-            limits = [bucket.limit for bucket in ticket.buckets if bucket.limit.kind == ALLOWANCE]
-            seed = await self._totals({(limit.scope, limit.window) for limit in limits}, (ticket.id,))
-            if ticket.id in seed.committed:
-                await self._store.lift(lifts(limits, seed))
-                return ()
+            if ticket.generation != self._store.generation:
+                limits = [bucket.limit for bucket in ticket.buckets if bucket.limit.kind == ALLOWANCE]
+                seed = await self._totals({(limit.scope, limit.window) for limit in limits}, (ticket.id,))
+                if ticket.id in seed.committed:
+                    await self._store.lift(lifts(limits, seed), strictly=True)
+                    return ()
             await self._adopt(ticket)
         raise Away(f"request {ticket.id} could not be settled; it is tried again")
 

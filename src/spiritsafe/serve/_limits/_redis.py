@@ -196,7 +196,7 @@ class RedisLimiter:
         month = windows(day_number(time.time()))[1]
         limit = Limit("usd_per_month", "account", identity.account, scope, 0, month)
         with contextlib.suppress(Away):
-            key = self._store.bucket_prefix(self._store.generation or "") + limit.key
+            key = self._store.bucket_prefix(self._store.latest) + limit.key
             raw = await self._store.ask("GET", key)
             if raw is not None:
                 window, settled, _ = raw.decode().split()
@@ -219,7 +219,7 @@ class RedisLimiter:
         shadowed = tuple(
             [bucket.limit.rule for bucket, level in zip(buckets, levels, strict=True) if not fits(bucket, level)]
         )
-        ticket = self._dues.open[request_id] = Ticket(request_id, buckets, self._store.generation or "")
+        ticket = self._dues.open[request_id] = Ticket(request_id, buckets, self._store.latest)
         return Granted(ticket, shadowed, levels, said[1] / 1000)
 
     def _unjudged(self, buckets: tuple[Bucket, ...], request_id: str, *, asked: bool = False) -> Granted | Denied:
@@ -230,7 +230,7 @@ class RedisLimiter:
                     self._dues.bury(buckets, request_id)
                 return away(limit, buckets, time.time())
         self.untracked += 1
-        ticket = self._dues.open[request_id] = Ticket(request_id, buckets, "", tracked=False)
+        ticket = self._dues.open[request_id] = Ticket(request_id, buckets, self._store.latest, tracked=False)
         return Granted(ticket, (), [], time.time())
 
     async def _lift(self, found: list[Lift]) -> None:
@@ -268,13 +268,16 @@ class RedisLimiter:
         if generation is None:
             if store.generation is not None:
                 self._lost()
-            await self._seeding.attend(leader.decode() if leader else None, self._dues.open.values())
-            return
+            if not await self._seeding.attend(leader.decode() if leader else None, self._dues.open.values()):
+                return
+            generation = await store.ask("GET", store.generation_key)
+            if generation is None:
+                return
         name = generation.decode()
         if name != store.generation:
             if self._seeding.joined is not None and name.startswith(self._seeding.joined + ":"):
                 self._dues.registered(self._seeding.registered, name)
-            store.generation = name
+            store.generation = store.latest = name
             self._whole.set()
             _log.info("limits: Redis at %s holds them", store.line.name)
         await self._dues.catch_up()

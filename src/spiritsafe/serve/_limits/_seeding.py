@@ -39,30 +39,32 @@ class Seeding:
         self.joined: str | None = None
         self.registered: set[str] = set()
 
-    async def attend(self, leader: str | None, tickets: Iterable[Ticket]) -> None:
-        """Take part in the round that runs, or lead one. leader: the round's name, if one runs.
+    async def attend(self, leader: str | None, tickets: Iterable[Ticket]) -> bool:
+        """Take part in the round that runs, or lead one; True if it was led to its end.
+
+        leader: the round's name, if one runs.
 
         Raises:
             Away: Redis is.
             Unavailable: the database is; nothing begins without it.
         """
-        leads = False
-        if leader is None:
-            leader = secrets.token_hex(8)
-            lead_ms = int(self._grace_s * 1000) + _LEAD_MS
-            leads = await self._store.ask("SET", self._store.leader_key, leader, "NX", "PX", lead_ms) is not None
-            if not leads:
-                return
-        if self.joined != leader:
+        if leader is not None:
+            if self.joined != leader:
+                await self._join(leader, list(tickets))
+            return False
+        leader = secrets.token_hex(8)
+        lead_ms = int(self._grace_s * 1000) + _LEAD_MS
+        if await self._store.ask("SET", self._store.leader_key, leader, "NX", "PX", lead_ms) is None:
+            return False
+        try:
             await self._join(leader, list(tickets))
-        if leads:
-            try:
-                await asyncio.sleep(self._grace_s)
-                await self._begin(leader)
-            except BaseException:
-                with contextlib.suppress(Away):
-                    await self._store.ask("DEL", self._store.leader_key)
-                raise
+            await asyncio.sleep(self._grace_s)
+            await self._begin(leader)
+        except BaseException:
+            with contextlib.suppress(Away):
+                await self._store.ask("DEL", self._store.leader_key)
+            raise
+        return True
 
     async def _join(self, round_: str, tickets: list[Ticket]) -> None:
         await self._flush()

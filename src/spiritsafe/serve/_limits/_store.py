@@ -33,6 +33,7 @@ class Store:
     worker: this process, and no other before or after it.  lease_ms: how long a slot is held at most.
     clock: Unix nanoseconds in place of Redis's own clock, for tests.  on_lost: called when the connection breaks.
     generation: the one this process works under; None while there is none, or Redis is away.
+    latest: that, or the last one that was.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Store:
         self.line = Line(url, timeout_s, self._greet, self._lost)
         self.worker, self.lease_ms = worker, lease_ms
         self.generation: str | None = None
+        self.latest = ""
         self.run_id = ""
         self.prefix = f"{_PREFIX}{prefix}:"
         self.generation_key = f"{self.prefix}generation"
@@ -100,11 +102,11 @@ class Store:
             words += (limit.size, taken[limit.measure], limit.near or -1)
         return self._same(await self.run("settle", keys, words))
 
-    async def lift(self, lifts: Sequence[Lift]) -> None:
+    async def lift(self, lifts: Sequence[Lift], *, strictly: bool = False) -> None:
         """Run `lift.lua`. Raises as `settle`."""
         generation = self._current()
         prefix = self.bucket_prefix(generation)
-        words: list[Word] = [generation]
+        words: list[Word] = [generation, "1" if strictly else "0"]
         for limit, least in lifts:
             words += (limit.window, least)
         keys = [self.generation_key, *(prefix + limit.key for limit, _ in lifts)]
