@@ -1,5 +1,6 @@
-"""A run as one self-contained HTML file."""
+"""A run, or a guard, as one self-contained HTML file."""
 
+from spiritsafe.report._guard import GUARD_ROWS, GuardReport, render_guard
 from spiritsafe.report._render import render_run
 
-__all__ = ["render_run"]
+__all__ = ["GUARD_ROWS", "GuardReport", "render_guard", "render_run"]

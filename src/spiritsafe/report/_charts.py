@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["interval_plot", "loss_plot"]
+__all__ = ["days_plot", "interval_plot", "loss_plot"]
 
 # matplotlib only takes real colours: these stand-ins become variables in the finished SVG.
 _INK, _MUTED, _GRID, _ACCENT, _TEACHER, _PANEL = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -27,6 +28,7 @@ _VARIABLES = {
 
 # Inches at 72 px: one drawing for desks, one for phones, so that text keeps its size.
 _FULL, _HERO, _NARROW = 13.6, 7.8, 4.6
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def loss_plot(steps: Sequence[float], losses: Sequence[float]) -> Markup:
@@ -43,7 +45,7 @@ def loss_plot(steps: Sequence[float], losses: Sequence[float]) -> Markup:
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
 
     label = f"Training loss from {losses[0]:.2f} at the first step to {losses[-1]:.2f} at the last"
-    return _both_widths("loss", label, (_FULL, 3.9), draw)
+    return _both_widths("loss", label, (_FULL, 3.9), _alone(draw))
 
 
 def interval_plot(value: float, ci: tuple[float, float], untrained: float | None) -> Markup:
@@ -70,7 +72,38 @@ def interval_plot(value: float, ci: tuple[float, float], untrained: float | None
     label = (
         f"Recovered {value:.0%}, 95 % interval {ci[0]:.0%} to {ci[1]:.0%}, on a scale from untrained start to teacher"
     )
-    return _both_widths("recovered", label, (_HERO, 1.7), draw)
+    return _both_widths("recovered", label, (_HERO, 1.7), _alone(draw))
+
+
+def days_plot(days: Sequence[str], panels: Sequence[tuple[str, Sequence[float], Callable[[float], str]]]) -> Markup:
+    """Bars by day, one panel below another. panels: title, a value for each day, how a value is written."""
+
+    def draw(figure: Figure) -> None:
+        narrow = figure.get_figwidth() < _HERO
+        for axes, (title, values, shown) in zip(
+            figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels, strict=True
+        ):
+            axes.patch.set_visible(False)
+            axes.bar(range(len(days)), values, width=0.72, color=_ACCENT, alpha=0.9)
+            axes.set_title(title, loc="left", fontsize=13, color=_MUTED)
+            highest = max(values, default=0)
+            axes.set_ylim(0, 1.08 * highest or 1)
+            axes.set_yticks([0, highest] if highest else [0], [shown(y) for y in ([0, highest] if highest else [0])])
+            axes.grid(axis="y", color=_GRID, linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.tick_params(bottom=False)
+        every = 10 if narrow else 5
+        marked = range((len(days) - 1) % every, len(days), every)
+        axes.set_xticks(marked, [_day_and_month(days[i]) for i in marked])
+        axes.set_xlim(-0.6, len(days) - 0.4)
+
+    ends = f"from {days[0]} to {days[-1]}"
+    label = f"{', '.join(title for title, _, _ in panels)} by day, {ends}; the numbers are in the table below"
+    return _both_widths("days", label, (_FULL, 1.75 * len(panels)), draw, narrow_height=1.5 * len(panels))
+
+
+def _day_and_month(day: str) -> str:
+    return f"{int(day[8:])} {_MONTHS[int(day[5:7]) - 1]}"
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -80,8 +113,18 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _both_widths(name: str, label: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> Markup:
-    narrow = (_NARROW, min(size[1], 1.5 if size[1] < 2 else 3.2))
+def _alone(draw: Callable[[Axes], None]) -> Callable[[Figure], None]:
+    return lambda figure: draw(figure.add_subplot())
+
+
+def _both_widths(
+    name: str,
+    label: str,
+    size: tuple[float, float],
+    draw: Callable[[Figure], None],
+    narrow_height: float | None = None,
+) -> Markup:
+    narrow = (_NARROW, narrow_height or min(size[1], 1.5 if size[1] < 2 else 3.2))
     aria = f'role="img" aria-label="{Markup.escape(label)}"'
     drawings = [
         f'<div class="chart {kind}" {aria}>{_svg(f"{name}-{kind}", *inches, draw)}</div>'
@@ -90,7 +133,7 @@ def _both_widths(name: str, label: str, size: tuple[float, float], draw: Callabl
     return Markup("\n".join(drawings))  # noqa: S704  (our own drawing; the label is escaped above)
 
 
-def _svg(salt: str, width: float, height: float, draw: Callable[[Axes], None]) -> str:
+def _svg(salt: str, width: float, height: float, draw: Callable[[Figure], None]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -114,7 +157,7 @@ def _svg(salt: str, width: float, height: float, draw: Callable[[Axes], None]) -
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
+        draw(figure)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)

@@ -1,15 +1,12 @@
-"""The page itself: autoescaped, self-contained, and forbidden by its own policy to load anything."""
+"""The page of a run: autoescaped, self-contained, and forbidden by its own policy to load anything."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
+from spiritsafe.report._page import write_page
 from spiritsafe.report._view import view
-from spiritsafe.runs import Run, atomic_write
+from spiritsafe.runs import Run
 
 __all__ = ["render_run"]
 
@@ -20,25 +17,5 @@ def render_run(run: Run) -> Path:
     Raises:
         BadInput: the manifest is damaged.
     """
-    page = _environment().get_template("run.html.j2").render(view(run), css=_stylesheet(), is_markup=_is_markup)
-    atomic_write(run.report, page.encode("utf-8", "replace"))
+    write_page(run.report, "run.html.j2", view(run))
     return run.report
-
-
-def _is_markup(value: object) -> bool:
-    return isinstance(value, Markup)
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("spiritsafe.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _stylesheet() -> Markup:
-    return Markup((Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own file)
