@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from spiritsafe.cli import _accounts, _demo, _distill, _evidence, _serve, _stage, _teachers, _terms, _watermark
+from spiritsafe.cli import _accounts, _demo, _distill, _evidence, _ledger, _serve, _report, _stage, _teachers, _terms, _watermark
 from spiritsafe.errors import SpiritsafeError
 
 __all__ = ["app", "main"]
@@ -26,12 +26,14 @@ app = typer.Typer(
 _demo.register(app)
 _distill.register(app)
 _stage.register(app)
+_report.register(app)
 _teachers.register(app)
 _terms.register(app)
 _watermark.register(app)
 _serve.register(app)
 _accounts.register(app)
 _evidence.register(app)
+_ledger.register(app)
 
 
 @app.callback(invoke_without_command=True)
