@@ -60,6 +60,7 @@ class Call:
     times: Decimal
     ticket: Ticket
     tokens_in: int  # the most the prompt may take
+    likely_in: int  # what it is charged as where no upstream says
     first: UpstreamState
     policy: list[str] = field(default_factory=list)
     watermark_key_id: str | None = None
@@ -73,7 +74,7 @@ class Call:
     http_status: int = 200
     asked: float | None = None  # when the request went upstream, when its reply was whole
     answered: float | None = None
-    usage_so_far: Usage = NOTHING
+    usage_so_far: Usage | None = None  # of a stream that was left
     sketch: Sketch | None = None
     usage: Usage | None = None
     row: LedgerRow | None = None
@@ -99,8 +100,8 @@ class Call:
             "model": self.ask.model,
             "stream": self.ask.stream,
             "n": self.applied.n,
-            "tokens_in": self.tokens_in,
-            "price": self.price.model_dump(mode="json"),
+            "tokens_in": self.likely_in,
+            "price": self.guard.price_facts(self.price),
             "times": str(self.times),
             "ticket": self.ticket.to_facts(),
             "watermark_key_id": self.watermark_key_id,

@@ -41,6 +41,7 @@ from spiritsafe.serve._types import Identity
 from spiritsafe.serve._upstreams import Upstreams
 from spiritsafe.serve._usage import usage_response
 from spiritsafe.serve._webhooks import Webhooks
+from spiritsafe.spend import Price
 from spiritsafe.state import Database
 from spiritsafe.wire import Ask
 
@@ -82,6 +83,7 @@ class Guard:
         self.settles_at_once = config.state.limits == "memory"
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._price_facts: dict[int, tuple[Price, dict[str, Any]]] = {}
 
     @classmethod
     async def open(cls, config: GuardConfig, *, worker: int = 0) -> Self:
@@ -148,6 +150,7 @@ class Guard:
             limiter=self.limiter,
             upstreams=self.upstreams.health,
             journal=config.state.journal_folder,
+            outbox=self.webhooks.waiting if config.webhooks else None,
             dropped_lines=lambda: self.logs.dropped,
         )
         self.tell = Telling(self.metrics, self.logs, self.webhooks, self.start)
@@ -217,6 +220,13 @@ class Guard:
         """What the ledger keeps in place of the prompt."""
         return sketch_of(ask, keep_prompt=self.config.ledger.store_prompts)
 
+    def price_facts(self, price: Price) -> dict[str, Any]:
+        """A price as JSON values, for the journal; made once."""
+        known = self._price_facts.get(id(price))
+        if known is None or known[0] is not price:
+            known = self._price_facts[id(price)] = (price, price.model_dump(mode="json", include=set(Price.model_fields)))
+        return known[1]
+
     async def price_times(self, identity: Identity) -> Decimal:
         """How many times the list price this account's next request costs."""
         tier = self.config.tiers[identity.tier]
@@ -244,6 +254,7 @@ class Guard:
         return {
             "not_ready": self.not_ready(),
             "upstreams": self.upstreams.health(),
+            "refusals": self.metrics.refusals(),
             "ledger": {"backlog": self.ledger.backlog, "healthy": self.ledger.healthy},
             "limits": {"healthy": self.limiter.healthy},
         }

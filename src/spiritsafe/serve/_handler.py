@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from spiritsafe.errors import Refused, SpiritsafeError
+from spiritsafe.records import Usage
 from spiritsafe.serve._answering import answer
 from spiritsafe.serve._asking import failure_error
 from spiritsafe.serve._call import NOTHING, Call
@@ -133,6 +134,7 @@ class Handler:
             times=times,
             ticket=outcome.ticket,
             tokens_in=tokens_in,
+            likely_in=min(guard.meter.prompt_tokens(ask, upstream.config, quick=True), tokens_in),
             first=upstream,
             watermark_key_id=key_id,
             headers=headers,
@@ -166,7 +168,7 @@ class Handler:
                 async with DisconnectWatch(receive, 0.0 if call.ask.stream else _UNHURRIED_S):
                     await answer(call, send)
             except ClientGone:
-                call.close("client_gone", call.usage_so_far)
+                call.close("client_gone", call.usage_so_far or Usage(call.likely_in, 0))
             except UpstreamFailure as failure:
                 error = failure_error(failure)
                 call.close("upstream_error", NOTHING)
@@ -188,5 +190,5 @@ class Handler:
         if call.row is None:
             # cancelled in a shutdown, or a fault of ours: what has left is charged, and no more
             with contextlib.suppress(SpiritsafeError):
-                call.close("client_gone" if call.responded else "upstream_error", call.usage_so_far)
+                call.close("client_gone" if call.responded else "upstream_error", call.usage_so_far or NOTHING)
         await call.settle()

@@ -117,7 +117,7 @@ class Meter:
         note: Note = ""
         tokens_in, tokens_out, cached, reasoning = reported or _NOTHING
         if not tokens_in:
-            note, tokens_in = guessed, self._prompt(ask, upstream)
+            note, tokens_in = guessed, self.prompt_tokens(ask, upstream)
         if ask.kind == "embeddings":
             tokens_out = 0
         elif tokens_out is None or tokens_out * _LONGEST_TOKEN < size:
@@ -128,10 +128,11 @@ class Meter:
             tokens_in, tokens_out = min(tokens_in, most_in), min(tokens_out, most_out)
         return Usage(tokens_in, tokens_out, min(cached, tokens_in), min(reasoning, tokens_out)), note
 
-    def _prompt(self, ask: Ask, upstream: Upstream) -> int:
-        """Tokens the prompt is likely to take."""
+    def prompt_tokens(self, ask: Ask, upstream: Upstream, *, quick: bool = False) -> int:
+        """Tokens the prompt is likely to take. quick: from bytes, although a tokenizer could say better."""
         plain = ask.text_bytes - ask.json_bytes - ask.token_ids
-        texts = sum(self.count(upstream, text) for text in ask.texts()) if upstream.tokenizer else estimate(plain)
+        counts = upstream.tokenizer is not None and not quick
+        texts = sum(self.count(upstream, text) for text in ask.texts()) if counts else estimate(plain)
         # what templates write as JSON is bounded generously, by about three times
         return (
             texts + estimate(ask.json_bytes // 3) + ask.token_ids + 4 * ask.pieces + ask.images * upstream.image_tokens

@@ -105,6 +105,7 @@ def _server(app: Any) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,  # whom to believe is the config's to say (`trusted_proxies`)
         backlog=_BACKLOG,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(_DRAIN_S),
