@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from spiritsafe.config import load_config
 from spiritsafe.serve import _config
 from spiritsafe.serve._config import GuardConfig, LimitSet, OutputRules, Tier
-from spiritsafe.serve._metrics import FAMILIES
+from spiritsafe.serve._metric_families import FAMILIES
 from spiritsafe.spend import Price
 
 ROOT = Path(__file__).parents[2]

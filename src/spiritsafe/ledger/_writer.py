@@ -32,10 +32,11 @@ _log = logging.getLogger("spiritsafe.ledger")
 class Ledger:
     """Appends to the hash chain. One per process and event loop; many processes may write to one database.
 
-    on_commit: called with the ids that have just become durable.
+    on_commit: called with the ids that have just become durable.  last_commit_s: how long the last one took.
     """
 
     on_commit: Callable[[list[str]], None] | None = None
+    last_commit_s = 0.0
 
     def __init__(
         self,
@@ -140,7 +141,8 @@ class Ledger:
         while await self._gather():
             batch = list(itertools.islice(self._pending, _MOST))
             try:
-                due = self._signer is not None and time.monotonic() - self._signed_at >= self._checkpoint_every_s
+                began = time.monotonic()
+                due = self._signer is not None and began - self._signed_at >= self._checkpoint_every_s
                 done = await commit(self._db, [sealed for sealed, _ in batch], self._sign if due else None)
             except Exception as error:
                 if self._healthy:
@@ -152,6 +154,7 @@ class Ledger:
             if not self._healthy:
                 _log.warning("ledger: writing again")
             self._healthy, wait = True, 0.0
+            self.last_commit_s = time.monotonic() - began
             if due:
                 self._unsigned, self._signed_at = False, time.monotonic()
             elif done.written:

@@ -3,58 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from spiritsafe import __version__
-from spiritsafe.serve._tallies import Distribution, Family, Snapshot, WorkerFiles, add_counts, families_of
+from spiritsafe.serve._metric_families import FAMILIES
+from spiritsafe.serve._tallies import Distribution, Snapshot, WorkerFiles, add_counts, families_of
+from spiritsafe.state import Unavailable
 
-__all__ = ["FAMILIES", "Metrics", "prepare_multiprocess"]
+__all__ = ["Metrics"]
 
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_ADDED = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _KINDS = frozenset({"chat", "completions", "responses", "embeddings"})
 _OTHER = "other"
 _MOST_RULES = 64
 _EVERY_S = 1.0
+_OUTBOX_EVERY_S = 15.0
 
-FAMILIES = (
-    Family("spiritsafe_requests", "counter", "Requests answered.", ("kind", "model", "status")),
-    Family("spiritsafe_input_tokens", "counter", "Prompt tokens charged.", ("kind", "model")),
-    Family("spiritsafe_output_tokens", "counter", "Completion tokens charged.", ("kind", "model")),
-    Family("spiritsafe_dollars", "counter", "What customers were charged, in USD.", ("kind", "model")),
-    Family("spiritsafe_request_seconds", "histogram", "From a request's arrival to its reply's end.", ("kind",),
-           edges=_SECONDS),
-    Family("spiritsafe_added_seconds", "histogram", "Of that, what was not spent waiting for an upstream.",
-           edges=_ADDED),
-    Family("spiritsafe_refusals", "counter", "What a rule refused; shadow: would have refused.", ("rule", "shadow")),
-    Family("spiritsafe_stream_chunks", "counter", "Events sent in streams."),
-    Family("spiritsafe_in_flight", "gauge", "Requests being answered."),
-    Family("spiritsafe_upstream_requests", "counter", "Requests sent upstream; status 0: no answer.",
-           ("upstream", "status")),
-    Family("spiritsafe_upstream_first_byte_seconds", "histogram", "Until an upstream's first byte.", ("upstream",),
-           edges=_SECONDS),
-    Family("spiritsafe_upstream_seconds", "histogram", "Until an upstream's last byte.", ("upstream",),
-           edges=_SECONDS),
-    Family("spiritsafe_upstream_up", "gauge", "1: it answers health checks.", ("upstream",), "min"),
-    Family("spiritsafe_ledger_backlog_rows", "gauge", "Ledger rows that wait to be written."),
-    Family("spiritsafe_ledger_healthy", "gauge", "0: the last write failed; rows are kept and tried again.", (), "min"),
-    Family("spiritsafe_ledger_commit_seconds", "histogram", "One group of rows written and committed.", edges=_SECONDS),
-    Family("spiritsafe_ledger_rows", "counter", "Ledger rows written."),
-    Family("spiritsafe_journal_bytes", "gauge", "Size of the crash journals.", (), "max"),
-    Family("spiritsafe_limiter_up", "gauge", "0: the state of the limits (Redis) is away.", (), "min"),
-    Family("spiritsafe_canaries_served", "counter", "Canary prompts answered with their published variant."),
-    Family("spiritsafe_twins", "counter", "Requests answered twice.", ("outcome",)),
-    Family("spiritsafe_webhook_outbox", "gauge", "Webhook messages not yet delivered.", (), "max"),
-    Family("spiritsafe_log_lines_dropped", "counter", "Log lines dropped because stderr did not keep up."),
-    Family("spiritsafe_worker_cpu_seconds", "counter", "CPU time of a worker.", (), "each"),
-    Family("spiritsafe_worker_resident_bytes", "gauge", "Memory of a worker.", (), "each"),
-    Family("spiritsafe_worker_loop_lag_seconds", "gauge", "How late a worker's event loop ran last.", (), "each"),
-    Family("spiritsafe_build_info", "gauge", "The version that runs.", ("version",), "max"),
-)  # fmt: skip
 _EDGES = {family.name: family.edges for family in FAMILIES}
 
 
@@ -63,18 +31,13 @@ class HasBacklog(Protocol):
     def backlog(self) -> int: ...
     @property
     def healthy(self) -> bool: ...
+    @property
+    def last_commit_s(self) -> float: ...
 
 
 class HasHealth(Protocol):
     @property
     def healthy(self) -> bool: ...
-
-
-def prepare_multiprocess(folder: Path) -> None:
-    """Make or empty the folder that workers share; the supervisor calls it before it starts them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.json"):
-        stale.unlink(missing_ok=True)
 
 
 class _Tally:
@@ -93,7 +56,7 @@ class Metrics:
     ) -> None:
         """models, upstreams: the names that may become labels; others count as "other".
 
-        folder: with several workers, the one given to `prepare_multiprocess`, and `worker` this one's name in it.
+        folder: with several workers, a fresh one that they share (see `WorkerFiles`), and `worker` this one's name.
         """
         self._models, self._upstreams = frozenset(models), frozenset(upstreams)
         self._files = None if folder is None else WorkerFiles(folder, worker)
@@ -102,14 +65,15 @@ class Metrics:
         self._requests: dict[tuple[str, str, int], _Tally] = {}
         self._latencies: dict[str, Distribution] = {}
         self._added = Distribution(_EDGES["spiritsafe_added_seconds"])
-        self._commits = Distribution(_EDGES["spiritsafe_ledger_commit_seconds"])
         self._first_bytes: dict[str, Distribution] = {}
         self._upstream_seconds: dict[str, Distribution] = {}
         self._upstream_requests: dict[tuple[str, int], int] = {}
         self._refusals: dict[tuple[str, bool], int] = {}
         self._twins: dict[str, int] = {}
-        self._chunks = self._in_flight = self._canaries = self._rows = self._dropped_lines = 0
+        self._chunks = self._in_flight = self._canaries = 0
         self._lag = 0.0
+        self._outbox: Callable[[], Awaitable[int]] | None = None
+        self._waiting = 0
         self._gauges: dict[str, Callable[[], float | Mapping[str, float]]] = {}
 
     def request(
@@ -141,6 +105,10 @@ class Metrics:
             key = (_OTHER, shadow)
         self._refusals[key] = self._refusals.get(key, 0) + 1
 
+    def refusals(self) -> dict[str, int]:
+        """How often each rule refused a request in this process."""
+        return {rule: count for (rule, shadow), count in self._refusals.items() if not shadow}
+
     def chunk(self, n: int = 1) -> None:
         """So many events of streams were sent."""
         self._chunks += n
@@ -149,21 +117,17 @@ class Metrics:
         self._in_flight += change
 
     def upstream(self, name: str, seconds_to_first_byte: float, status: int, seconds: float | None = None) -> None:
-        """An upstream answered, or did not (status 0). seconds: until its last byte, if there was one."""
+        """An upstream answered, or did not (status 0). seconds_to_first_byte: 0 if there was none.  seconds: until its
+        last byte, if it came."""
         if name not in self._upstreams:
             name = _OTHER
         key = (name, status if status == 0 or 100 <= status <= 599 else 0)
         self._upstream_requests[key] = self._upstream_requests.get(key, 0) + 1
-        self._distribution(self._first_bytes, name, "spiritsafe_upstream_first_byte_seconds").observe(
-            seconds_to_first_byte
-        )
+        if seconds_to_first_byte:
+            first_bytes = self._distribution(self._first_bytes, name, "spiritsafe_upstream_first_byte_seconds")
+            first_bytes.observe(seconds_to_first_byte)
         if seconds is not None:
             self._distribution(self._upstream_seconds, name, "spiritsafe_upstream_seconds").observe(seconds)
-
-    def committed(self, rows: int, seconds: float) -> None:
-        """The ledger wrote a group of rows."""
-        self._rows += rows
-        self._commits.observe(seconds)
 
     def canary(self) -> None:
         """A canary's prompt was answered with its published variant."""
@@ -181,13 +145,17 @@ class Metrics:
         limiter: HasHealth | None = None,
         upstreams: Callable[[], Mapping[str, bool]] | None = None,
         journal: Path | None = None,
-        outbox: Callable[[], int] | None = None,
+        outbox: Callable[[], Awaitable[int]] | None = None,
         dropped_lines: Callable[[], int] | None = None,
     ) -> None:
-        """What to look at whenever metrics are read. journal: the folder of the crash journals."""
+        """What to look at whenever metrics are read. journal: the folder of the crash journals.
+
+        outbox: counts the webhook messages that wait; asked by `run` now and then, since it asks a database.
+        """
         if ledger is not None:
             self._gauges["spiritsafe_ledger_backlog_rows"] = lambda: ledger.backlog
             self._gauges["spiritsafe_ledger_healthy"] = lambda: ledger.healthy
+            self._gauges["spiritsafe_ledger_commit_seconds"] = lambda: ledger.last_commit_s
         if limiter is not None:
             self._gauges["spiritsafe_limiter_up"] = lambda: limiter.healthy
         if upstreams is not None:
@@ -195,7 +163,8 @@ class Metrics:
         if journal is not None:
             self._gauges["spiritsafe_journal_bytes"] = lambda: _size_of(journal)
         if outbox is not None:
-            self._gauges["spiritsafe_webhook_outbox"] = outbox
+            self._outbox = outbox
+            self._gauges["spiritsafe_webhook_outbox"] = lambda: self._waiting
         if dropped_lines is not None:
             self._gauges["spiritsafe_log_lines_dropped"] = dropped_lines
 
@@ -215,11 +184,17 @@ class Metrics:
 
     async def run(self) -> None:
         """Until cancelled: measure the event loop's lag, and let the other workers know this one's counts."""
+        ask_again = time.monotonic()
         try:
             while True:
                 due = time.monotonic() + _EVERY_S
                 await asyncio.sleep(_EVERY_S)
-                self._lag = max(time.monotonic() - due, 0.0)
+                now = time.monotonic()
+                self._lag = max(now - due, 0.0)
+                if self._outbox is not None and now >= ask_again:
+                    ask_again = now + _OUTBOX_EVERY_S
+                    with contextlib.suppress(Unavailable):  # the last known count stands
+                        self._waiting = await self._outbox()
                 if self._files is not None:
                     self._files.write(self._snapshot())
         finally:
@@ -256,8 +231,6 @@ class Metrics:
             "spiritsafe_upstream_requests": {(u, str(s)): n for (u, s), n in self._upstream_requests.items()},
             "spiritsafe_upstream_first_byte_seconds": {(u,): d.value() for u, d in self._first_bytes.items()},
             "spiritsafe_upstream_seconds": {(u,): d.value() for u, d in self._upstream_seconds.items()},
-            "spiritsafe_ledger_commit_seconds": {(): self._commits.value()},
-            "spiritsafe_ledger_rows": {(): self._rows},
             "spiritsafe_canaries_served": {(): self._canaries},
             "spiritsafe_twins": {(outcome,): n for outcome, n in self._twins.items()},
             "spiritsafe_worker_cpu_seconds": {(): counts.ru_utime + counts.ru_stime},
