@@ -30,7 +30,7 @@ async def overview_page(parts: AdminParts) -> dict[str, Any]:
         "overview": status,
         "days": days,
         "bars": bars(days),
-        "refusals": _counts(status["status"].get("refusals")),
+        "refusals": _counts(status["status"]["refusals"]) if "refusals" in status["status"] else None,
         "upstreams": status["status"].get("upstreams") or {},
         "not_ready": status["status"].get("not_ready") or [],
         "reviews": [
@@ -139,5 +139,6 @@ async def _history(parts: AdminParts, subject: str) -> list[dict[str, Any]]:
     return [ladder_dict(decision.state) | {"features": decision.features} for decision in reversed(found)]
 
 
-def _counts(refusals: Mapping[str, int] | None) -> list[tuple[str, int]]:
-    return sorted((refusals or {}).items(), key=lambda item: -item[1])
+def _counts(refusals: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The most frequent first."""
+    return sorted(refusals.items(), key=lambda item: -item[1])
