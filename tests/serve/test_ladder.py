@@ -164,6 +164,7 @@ async def test_a_person_suspends_and_restores(parts: Parts) -> None:
     assert await parts.outbox() == ["flagged", "suspended"]
     await ladder.apply(subject, "output_policy", reason="they explained", decided_by="Ada")
     assert not parts.who(account).suspended
+    assert await parts.outbox() == ["flagged", "suspended"]  # going down flags nobody
     assert "suspend" not in enacted(parts.who(account), config().ladder)
     await parts.ledger.flush()
     names = [row["payload"] for row in await parts.db.fetch("SELECT payload FROM ledger ORDER BY seq")]
