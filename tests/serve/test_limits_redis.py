@@ -303,6 +303,21 @@ async def test_a_dead_workers_slots_free_themselves_and_its_money_stays_reserved
     assert isinstance(await live.reserve(plan.demand(Demand(nano=USD // 4)), "f"), Granted)
 
 
+async def test_what_nobody_accounts_for_within_a_day_is_given_back(open_limiter: Opener) -> None:
+    clock = Clock()
+    dead, live = await open_limiter(clock=clock.wall_ns), await open_limiter(clock=clock.wall_ns)
+    plan = buckets_for(tier_config(usd_lifetime=1), identity(), "m", NOON)
+    outcome = await dead.reserve(plan.demand(Demand(nano=USD // 2)), "a")
+    assert isinstance(outcome, Granted)
+    clock.pass_(DAY - 1)
+    assert await live._store.reap(86_400_000, 10) == 0
+    assert isinstance(await live.reserve(plan.demand(Demand(nano=USD)), "b"), Denied)
+    clock.pass_(1)
+    assert await live._store.reap(86_400_000, 10) == 1
+    await live.recover(outcome.ticket.to_facts(), Demand(nano=USD // 4))  # too late: the ledger's totals tell
+    assert isinstance(await live.reserve(plan.demand(Demand(nano=USD)), "c"), Granted)
+
+
 async def test_an_id_reserves_once(open_limiter: Opener) -> None:
     limiter = await open_limiter()
     await limiter.reserve((bucket("concurrency", 1, 5),), "a")

@@ -43,6 +43,9 @@ __all__ = ["RedisLimiter"]
 
 _log = logging.getLogger("spiritsafe.serve")
 _TRIES = 4
+_REAP_EVERY_S = 600.0
+_REAP_AGE_MS = 86_400_000
+_REAP_MOST = 500
 
 
 class RedisLimiter:
@@ -58,6 +61,7 @@ class RedisLimiter:
         self._wake = asyncio.Event()
         self._whole = asyncio.Event()  # Redis answers, and holds what it should
         self._task: asyncio.Task[None] | None = None
+        self._reap_at = 0.0
         self.untracked = 0
 
     @classmethod
@@ -281,3 +285,7 @@ class RedisLimiter:
             self._whole.set()
             _log.info("limits: Redis at %s holds them", store.line.name)
         await self._dues.catch_up()
+        if time.monotonic() >= self._reap_at:
+            self._reap_at = time.monotonic() + _REAP_EVERY_S
+            if reaped := await store.reap(max(_REAP_AGE_MS, 2 * store.lease_ms), _REAP_MOST):
+                _log.warning("limits: %d reservations of workers that are gone were given back", reaped)

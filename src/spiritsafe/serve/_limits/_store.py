@@ -18,7 +18,7 @@ from spiritsafe.serve._types import Demand
 
 __all__ = ["OTHER_GENERATION", "REFUSED", "TAKEN", "UNKNOWN", "Store", "Word"]
 
-_SCRIPTS = ("check", "reserve", "settle", "lift", "join", "gather", "plant")
+_SCRIPTS = ("check", "reserve", "settle", "lift", "join", "gather", "plant", "reap")
 _PREFIX = "{spiritsafe}"  # the braces keep all keys on one node of a cluster
 
 # what `reserve` may answer first, but for 1
@@ -111,6 +111,14 @@ class Store:
             words += (limit.window, least)
         keys = [self.generation_key, *(prefix + limit.key for limit, _ in lifts)]
         self._same(await self.run("lift", keys, words))
+
+    async def reap(self, age_ms: int, most: int) -> int:
+        """Run `reap.lua`: give back up to `most` reservations older than that; how many. Raises as `settle`."""
+        generation = self._current()
+        words: list[Word] = [
+            generation, self.now, age_ms, self.ticket_prefix, self.bucket_prefix(generation), most
+        ]  # fmt: skip
+        return int(self._same(await self.run("reap", [self.generation_key, self.open_key], words))[0])
 
     async def run(self, name: str, keys: Sequence[str], words: Sequence[Word]) -> list[Any]:
         """Run a script; what it answers.

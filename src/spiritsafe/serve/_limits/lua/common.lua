@@ -2,7 +2,7 @@
 
 local PERIOD_MS, MOST_LOWS = 60000, 16
 local IDLE_MS = 259200000     -- an allowance unused for three days comes back from the ledger
-local TICKET_MS = 3456000000  -- reservations of dead workers: 40 days
+local TICKET_MS = 604800000   -- reservations are closed, or reaped after a day
 local DONE_MS = 172800000
 
 local function clock(given)
