@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import mock_api
 import openai
 import pytest
 import yaml
 from aiohttp import web
+
+import mock_api
 from guard_kit import guard_config, guarding
 from services import free_port
 from test_gateway import ASK, chunks

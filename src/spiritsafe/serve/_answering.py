@@ -59,6 +59,7 @@ async def answer(call: Call, send: Send) -> None:
 
 async def _send_canary(call: Call, send: Send, canary: CanaryAnswer) -> None:
     call.policy.append(f"canary={canary.canary}")
+    call.watermark_key_id = None  # written beforehand, so it carries no mark
     call.guard.metrics.canary()
     said = canary.reply["usage"]
     await _send_made(call, send, canary.reply, Usage(said["prompt_tokens"], said["completion_tokens"]))
