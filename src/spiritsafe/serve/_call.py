@@ -111,7 +111,7 @@ class Call:
     def release_up_to(self, tokens: int) -> None:
         """Journal that up to so many output tokens may leave, some ahead so that not every chunk is written down."""
         if tokens > self.may_release:
-            self.may_release = tokens + 63
+            self.may_release = min(tokens + 63, self.applied.bounds[1])  # no more than is reserved
             self.guard.journal.may_release(self.id, self.may_release)
 
     def close(self, status: Status, usage: Usage) -> None:

@@ -173,6 +173,12 @@ class StreamMeter:
         """No fewer tokens than have come: one a byte, and an end token each; never more than may come."""
         return min(self._most, self._bytes + self._replies) if self._bytes else 0
 
+    @property
+    def overrun(self) -> bool:
+        """True if more has come than the tokens that were asked for can be."""
+        echoed = self._ask.text_bytes * self._replies if self._ask.body.get("echo") else 0
+        return self._bytes > self._most * _LONGEST_TOKEN + echoed
+
     def usage(self) -> tuple[Usage, Note]:
         """What the stream used so far, as `Meter.usage` says it."""
         # servers that stream token by token give the count away; pieces of several tokens, or of parts of one, do not

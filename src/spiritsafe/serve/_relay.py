@@ -164,6 +164,8 @@ class _Stream:
             _check_mark(self._call, self._upstream, data)
             self._checked = True
         self._meter.feed(data)
+        if self._meter.overrun:
+            raise UpstreamFailure("garbage", "streams on beyond what was asked for")
         if self._filter.passes(event.data):
             passed = event.encode(event.data)
         else:
