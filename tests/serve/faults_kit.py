@@ -262,7 +262,9 @@ class Guarded:
     def new_key(self, name: str = "acme", *options: str) -> str:
         """A key by the command line, as an operator makes it."""
         account = self.cli("accounts", "add", name, *options)["id"]
-        return str(self.cli("accounts", "key", "issue", account)["key"])
+        key = str(self.cli("accounts", "key", "issue", account)["key"])
+        self.wait_for_keys(key)
+        return key
 
     def new_keys(self, *names: str, tier: str = "default", scopes: tuple[str, ...] = ("inference",)) -> dict[str, str]:
         """Keys of many new accounts, by name."""
@@ -274,7 +276,18 @@ class Guarded:
                 made[name] = (await store.issue_key(account.id, scopes=scopes)).text
             return made
 
-        return with_store(self.config_file, make)
+        made = with_store(self.config_file, make)
+        self.wait_for_keys(*made.values())
+        return made
+
+    def wait_for_keys(self, *keys: str) -> None:
+        """Until every worker that runs knows them; each looks for new ones twice a second."""
+        deadline, seen = time.monotonic() + 10, 0
+        while self.process is not None and seen < 4 * self.workers:  # connections go to workers at random
+            assert time.monotonic() < deadline, self.log[-2000:]
+            known = all(self.get("/v1/models", key).status != 401 for key in keys[-1:])
+            seen = seen + 1 if known else 0
+            time.sleep(0 if known else 0.05)
 
     def rows(self) -> list[dict[str, Any]]:
         """The ledger's rows."""

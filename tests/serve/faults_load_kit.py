@@ -116,7 +116,12 @@ def check_books(guard: Guarded, spent: dict[str, Tally], *, cap: int = CAP_PICO,
 
     cap, least: pico-dollars that an account may, and must, have spent.
     """
+    wanted = {request_id for tally in spent.values() for request_id in tally.replies}
+    deadline = time.monotonic() + 20
     rows = guard.rows()
+    while wanted - {row["request_id"] for row in rows} and time.monotonic() < deadline:
+        time.sleep(0.1)  # rows are written in groups, and later where the database was away
+        rows = guard.rows()
     ids = Counter(row["request_id"] for row in rows)
     assert max(ids.values()) == 1
     by_id = {row["request_id"]: row for row in rows}
