@@ -202,9 +202,9 @@ def lines_of(content: bytes) -> Iterator[list[Any] | None]:
 
 
 def _parsed(text: bytes) -> list[Any] | None:
+    if text[:9] != b"%08x " % zlib.crc32(text[9:]):
+        return None
     try:
-        if int(text[:8], 16) != zlib.crc32(text[9:]):
-            return None
         value = orjson.loads(text[9:])
     except ValueError:
         return None

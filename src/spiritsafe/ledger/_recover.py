@@ -60,7 +60,7 @@ def recover(folder: Path, say: Callable[[str], None] = _log.warning) -> list[Orp
         OSError: a file cannot be read.
     """
     orphans: dict[str, Orphan] = {}
-    for path in sorted(folder.glob("*.journal")):
+    for path in sorted(folder.glob("[!.]*.journal")):
         file = _File.take(path, say)
         if file is None:
             continue
