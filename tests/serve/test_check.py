@@ -7,6 +7,7 @@ import contextlib
 import http.server
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -314,6 +315,18 @@ def test_redis(tmp_path: Path, upstream: str) -> None:
         assert complaints(right) == []
     message = only(given, "error", "state.limits")
     assert "does not answer" in message and KEY not in message
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    tmp_path: Path, upstream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    said = {
+        f.what: f.message for f in complaints(config(tmp_path, upstream, state={"limits": "redis://127.0.0.1:1/0"}))
+    }
+    assert said["packages"] == "run: pip install 'spiritsafe[redis]'"
+    assert "redis" in said["limits"] and "not installed" in said["limits"]
 
 
 def test_workers_need_limits_that_they_share(tmp_path: Path, upstream: str) -> None:

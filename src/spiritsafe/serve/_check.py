@@ -73,10 +73,13 @@ async def check_guard(config: GuardConfig, *, workers: int = 1) -> list[Finding]
 
 async def _safely(check: Check, config: GuardConfig) -> list[Finding]:
     """A check that cannot be made is a finding, not the end of the others."""
+    what = check.__name__.removeprefix("check_").strip("_")
     try:
         return await check(config)
     except SpiritsafeError as error:
-        return [Finding("error", check.__name__.removeprefix("check_").strip("_"), str(error))]
+        return [Finding("error", what, str(error))]
+    except ModuleNotFoundError as error:
+        return [Finding("error", what, f"the package {error.name} is not installed; see packages")]
 
 
 async def _settings(config: GuardConfig) -> list[Finding]:
