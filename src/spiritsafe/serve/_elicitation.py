@@ -4,43 +4,39 @@ often an account shows them, against its own past and against its peers."""
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from spiritsafe.wire import Ask
 
 __all__ = ["marks_of"]
 
-# Phrases by a part of theirs that few other texts have: looked for first, as most prompts show none.
-_STEP_BY_STEP = {
-    "step": ("step by step", "step-by-step"),
-    "think": ("think aloud", "think out loud", "let's think", "thinking process"),
-    "thought": ("chain of thought", "chain-of-thought", "thought process"),
-    "reasoning": ("show your reasoning", "internal reasoning", "reasoning process", "full reasoning"),
-    "show your": ("show your work", "show your steps"),
-    "paso": ("paso a paso",),
-    "passo": ("passo a passo", "passo dopo passo"),
-}
-_EXPLAIN = {
-    "explain": ("explain your", "explain why", "explain how you"),
-    "justify": ("justify your",),
-    "reasons": ("give your reasons", "reasons for your", "list the reasons"),
-}
-_RUBRIC = {
-    "rubric": ("rubric",),
-    " scale": ("on a scale of", "on a scale from"),
-    "e the ": ("rate the", "grade the", "score the", "evaluate the following"),
-    "judge": ("as a judge", "impartial judge"),
-    "better": ("response is better", "answer is better"),
-}
-_JSON = {
-    "json": ("json only", "only json", "valid json", "in json", "as json", "json format", "json object", "with json")
-}
-_ELSEWHERE = (  # the same in other languages
-    ("schritt für schritt", "étape par étape", "шаг за шагом", "пошагово", "一步一步", "逐步", "思考过程", "推理过程",
-     "段階的に", "단계별로"),
-    ("begründe", "explica por qué", "обоснуй", "объясни почему", "解释你的", "说明理由", "理由を説明"),
-    ("评分标准", "打分", "по шкале", "評価基準"),
+# Mark, a part of its phrases that few other texts have, and the phrases. Most prompts show no such part.
+_PHRASES = (
+    ("cot", "step", ("step by step", "step-by-step")),
+    ("cot", "think", ("think aloud", "think out loud", "let's think", "thinking process")),
+    ("cot", "thought", ("chain of thought", "chain-of-thought", "thought process")),
+    ("cot", "reasoning", ("show your reasoning", "internal reasoning", "reasoning process", "full reasoning")),
+    ("cot", "show your", ("show your work", "show your steps")),
+    ("cot", "paso a", ("paso a paso",)),
+    ("cot", "passo", ("passo a passo", "passo dopo passo")),
+    ("explain", "explain ", ("explain your", "explain why", "explain how you")),
+    ("explain", "justify", ("justify your",)),
+    ("explain", "reasons", ("give your reasons", "reasons for your", "list the reasons")),
+    ("rubric", "rubric", ("rubric",)),
+    ("rubric", " scale ", ("on a scale of", "on a scale from")),
+    ("rubric", "ate the ", ("rate the", "evaluate the following")),
+    ("rubric", "grade the", ("grade the",)),
+    ("rubric", "score the", ("score the",)),
+    ("rubric", "judge", ("as a judge", "impartial judge")),
+    ("rubric", " is better", ("response is better", "answer is better")),
+    ("json", "json", ("json only", "only json", "valid json", "in json", "as json", "json format", "with json")),
+)
+_ELSEWHERE = (  # the same in languages that need more than ASCII
+    ("cot", ("schritt für schritt", "étape par étape", "шаг за шагом", "пошагово", "一步一步", "逐步", "思考过程",
+             "推理过程", "段階的に", "단계별로")),
+    ("explain", ("begründe", "explica por qué", "обоснуй", "объясни почему", "解释你的", "说明理由", "理由を説明")),
+    ("rubric", ("评分标准", "打分", "по шкале", "評価基準")),
 )  # fmt: skip
 _REFERRING = frozenset(
     {"it", "its", "that", "this", "these", "those", "they", "them", "again", "also", "instead", "above", "previous",
@@ -53,8 +49,8 @@ _FURNITURE = (
     ("\n1.", "\n- ", "\n* "),
     (":\n", "\ninput", "\nquestion"),
 )
-_INLINE_FURNITURE = (("</", "/>"), ("{{", "[["))
 _FIRST_WORDS = 12
+_PUNCTUATION = ".,;:!?\"'()"
 
 # Where scripts begin in Unicode, coarsely; the rest of the world is "other".
 _SCRIPTS = (
@@ -74,35 +70,30 @@ def marks_of(ask: Ask, low: str, words: Sequence[str]) -> dict[str, Any]:
     refers: it leans on what was said before.  template: kinds of furniture that templates have, 0 to 7.
     script: what it is written in.  tools: it brings tools.
     """
+    marks = dict.fromkeys(("cot", "explain", "rubric", "json"), False)
+    for mark, part, phrases in _PHRASES:
+        if part in low and _any(phrases, low):
+            marks[mark] = True
     ascii_only = low.isascii()
-    elsewhere = (False, False, False) if ascii_only else tuple(_any(phrases, low) for phrases in _ELSEWHERE)
-    furniture = sum(_any(marks, low) for marks in _INLINE_FURNITURE)
+    if not ascii_only:
+        for mark, elsewhere in _ELSEWHERE:
+            marks[mark] = marks[mark] or _any(elsewhere, low)
+    if not marks["json"]:
+        marks["json"] = _wants_json(ask)
+    furniture = ("</" in low or "/>" in low) + ("{{" in low or "[[" in low)
     if "\n" in low:
-        furniture += sum(_any(marks, low) for marks in _FURNITURE)
+        furniture += sum(_any(signs, low) for signs in _FURNITURE)
     return {
-        "cot": _says(_STEP_BY_STEP, low) or elsewhere[0],
-        "explain": _says(_EXPLAIN, low) or elsewhere[1],
-        "rubric": _says(_RUBRIC, low) or elsewhere[2],
-        "json": _wants_json(ask) or _says(_JSON, low),
-        "refers": not _REFERRING.isdisjoint(words[:_FIRST_WORDS]),
+        **marks,
+        "refers": not _REFERRING.isdisjoint([word.strip(_PUNCTUATION) for word in words[:_FIRST_WORDS]]),
         "template": furniture,
         "script": "latin" if ascii_only else _script(low),
         "tools": "tools" in ask.body or "functions" in ask.body,
     }
 
 
-def _says(phrases: Mapping[str, Sequence[str]], low: str) -> bool:
-    for part in phrases:  # noqa: SIM110 (a generator takes twice as long)
-        if part in low and _any(phrases[part], low):
-            return True
-    return False
-
-
 def _any(phrases: Sequence[str], low: str) -> bool:
-    for phrase in phrases:  # noqa: SIM110
-        if phrase in low:
-            return True
-    return False
+    return any(phrase in low for phrase in phrases)
 
 
 def _wants_json(ask: Ask) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import operator
 import re
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +21,7 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from rensa import RMinHash
 
 from spiritsafe.serve._elicitation import marks_of
 from spiritsafe.wire import Ask
@@ -30,6 +32,7 @@ _HEAD, _TAIL = 10, 8  # words of the skeleton
 _END = 4096  # characters looked at, at either end of a text
 _MOST_WORDS = 512  # of those, in the MinHash and the projection
 _PERMUTATIONS, _DIMENSIONS = 64, 64
+_SHIFT = np.uint64(57)  # leaves seven bits: a counter of 64, and a sign
 _UNSPACED = 24  # characters a word on average, above which a text is written without spaces
 _DIGITS = re.compile(r"\d+")
 
@@ -102,7 +105,9 @@ _AS_LETTERS = str.maketrans("0123456789", "abcdefghij")
 
 
 def _ends(text: str) -> str:
-    return text if len(text) <= 2 * _END else f"{text[:_END]}\n{text[-_END:]}"
+    if len(text) > 2 * _END:
+        text = f"{text[:_END]}\n{text[-_END:]}"
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()  # without lone surrogates
 
 
 def _words(low: str) -> Sequence[str]:
@@ -119,31 +124,24 @@ def _masked(words: Sequence[str], key: bytes) -> str:
 
 
 def _hash(text: str, key: bytes) -> str:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=key).hexdigest()
+    return blake2b(text.encode(), digest_size=8, key=key).hexdigest()
 
 
 def _sketches(words: Sequence[str], key: bytes) -> tuple[str, str]:
     """MinHash of the word pairs, and projection of the words, each in base64."""
-    from rensa import RMinHash
-
     seed = _seed(key)
     pairs = list(map(operator.add, words, words[1:])) or list(words)
     hasher = RMinHash(_PERMUTATIONS, seed)
     hasher.update(pairs)
-    low_bytes = np.array(hasher.digest(), np.uint32).astype(np.uint8)
-    hashes = np.array(RMinHash.hash_token_sets([words])[0], np.uint64)
+    minhash = array("I", hasher.digest()).tobytes()[:: array("I").itemsize]  # the low byte of each, on these machines
+    hashes = np.frombuffer(array("Q", RMinHash.hash_token_sets([words])[0]), np.uint64)
     # multiply-shift under the key's odd number: the highest bits choose the counter and the sign
-    slots = (hashes * np.uint64(seed | 1)) >> np.uint64(57)
-    counts = np.bincount(slots.astype(np.intp), minlength=2 * _DIMENSIONS)
-    counters = np.minimum(counts, 127).astype(np.int8)
-    projection = counters[:_DIMENSIONS] - counters[_DIMENSIONS:]
-    return _base64(low_bytes), _base64(projection)
+    slots = (hashes * np.uint64(seed | 1)) >> _SHIFT
+    counts = np.minimum(np.bincount(slots.view(np.int64), minlength=2 * _DIMENSIONS), 127).astype(np.int8)
+    projection = counts[:_DIMENSIONS] - counts[_DIMENSIONS:]
+    return base64.b64encode(minhash).decode(), base64.b64encode(projection.tobytes()).decode()
 
 
 @lru_cache(maxsize=8)
 def _seed(key: bytes) -> int:
     return int.from_bytes(blake2b(b"spiritsafe sketch", digest_size=8, key=key).digest(), "little")
-
-
-def _base64(values: Any) -> str:
-    return base64.b64encode(values.tobytes()).decode()
