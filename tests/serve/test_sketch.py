@@ -82,6 +82,11 @@ def test_minhash_tells_how_much_two_prompts_share() -> None:
     assert same[1] == pytest.approx(179 / 219, abs=0.2)
     assert same[2] == pytest.approx(133 / 265, abs=0.2)
     assert same[3] < 0.15
+    # every byte speaks for a permutation of its own, not four for one
+    x, y = (
+        np.frombuffer(base64.b64decode(sketch.sketch), np.uint8) for sketch in (base, draw(" ".join(words[66:266])))
+    )
+    assert any(len(set(four)) == 2 for four in (x == y).reshape(16, 4).tolist())
 
 
 def test_the_projection_points_where_the_words_do() -> None:

@@ -113,7 +113,7 @@ def _ends(text: str) -> str:
 def _words(low: str) -> Sequence[str]:
     """Words; pairs of characters where a script does without spaces."""
     words = low.split()
-    if len(low) <= _UNSPACED * len(words) or low.isascii():
+    if not words or low.isascii() or len(low) <= _UNSPACED * len(words):
         return words
     run = "".join(words)
     return [run[i : i + 2] for i in range(len(run) - 1)] or [run]
