@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ledger_kit import START, row
 from spiritsafe.ledger import Event, Ledger, Verification, verify_ledger, write_checkpoint
+from spiritsafe.ledger._chain import chain_hash
 from spiritsafe.ledger._sums import Sums
 from spiritsafe.ledger._totals import Counted
 from spiritsafe.state import Database
@@ -170,6 +171,26 @@ def test_any_single_change_of_rows_is_found(original: bytes, tmp_path: Path, sta
     connection.close()
     found = tampered(original, tmp_path, *statements)
     assert found.ok != changed, statements
+
+
+@pytest.mark.parametrize("seq", range(1, ROWS + 1))
+async def test_a_row_hashed_anew_does_not_fit_the_next(original: bytes, tmp_path: Path, seq: int) -> None:
+    """Anyone can compute a hash; the row after it, or the checkpoint over the last one, still holds the old."""
+    path = tmp_path / "guard.db"
+    path.write_bytes(original)
+    async with await Database.open(f"sqlite:///{path}", migrate=False) as db:
+        (old,) = await db.fetch("SELECT * FROM ledger WHERE seq = $1", seq)
+        payload = old["payload"].replace('"ts":17', '"ts":16')
+        forged = chain_hash(seq, old["kind"], old["prev_hash"], payload.encode())
+        await db.execute(
+            "UPDATE ledger SET payload = $1, hash = $2, ts = ts - 1e8 WHERE seq = $3", payload, forged, seq
+        )
+        found = await verify_ledger(db)
+    assert found.problems[0] == (
+        f"row {seq + 1}: does not follow row {seq}: it was written after another one"
+        if seq not in (6, ROWS)
+        else f"row {seq}: is not the row that the checkpoint over it was signed for: the chain was rewritten"
+    )
 
 
 async def test_postgres_is_read_the_same_way(postgres_url: str) -> None:

@@ -46,6 +46,30 @@ async def test_a_cancelled_transaction_leaves_the_connection_usable(database_url
         assert [row["name"] for row in await db.fetch("SELECT name FROM counters")] == ["b"]
 
 
+async def test_a_transaction_cancelled_before_it_began_leaves_the_connection_usable(database_url: str) -> None:
+    async with await Database.open(database_url) as db, await Database.open(database_url) as other:
+        async with other.transaction() as tx:
+            await tx.execute(ADD, "a", 1)  # holds SQLite's write lock
+            waiting = asyncio.create_task(db.execute(ADD, "a", 1))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await db.execute(ADD, "b", 1) == 1
+        assert {row["name"]: row["value"] for row in await db.fetch("SELECT name, value FROM counters")} == {
+            "a": 1,
+            "b": 1,
+        }
+
+
+async def test_sums_are_integers(database_url: str) -> None:
+    async with await Database.open(database_url) as db:
+        await db.execute(ADD, "a", 2**62)
+        await db.execute(ADD, "b", -5)
+        (row,) = await db.fetch("SELECT SUM(value) AS total FROM counters")
+        assert row["total"] == 2**62 - 5 and type(row["total"]) is int
+
+
 async def test_concurrent_writers_lose_no_update(database_url: str) -> None:
     async with await Database.open(database_url) as one, await Database.open(database_url) as two:
         await asyncio.gather(*(db.execute(ADD, "a", 1) for db in (one, two) for _ in range(50)))
