@@ -356,7 +356,7 @@ def test_an_upstream_that_is_away_silent_or_unhealthy(
     tmp_path: Path, upstream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = config(tmp_path, upstream, upstream={"base_url": f"http://127.0.0.1:{services.free_port()}/v1"})
-    assert "start that server" in only(away, "error", "upstreams.local")
+    assert "cannot be reached (Connection refused); start that server" in only(away, "error", "upstreams.local")
     well = config(tmp_path, upstream, upstream={"health_path": "health"})
     assert complaints(well) == []
     ill = config(tmp_path, upstream, upstream={"health_path": "/nowhere"})

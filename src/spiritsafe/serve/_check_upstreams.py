@@ -111,7 +111,13 @@ async def _get(url: str, headers: dict[str, str]) -> tuple[int | str, bytes]:
     except TimeoutError:
         return f"does not answer within {_TIMEOUT_S:g} s", b""
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return f"cannot be reached ({' '.join(str(error).split())[:160] or type(error).__name__})", b""
+        return f"cannot be reached ({_reason(error)})", b""
+
+
+def _reason(error: Exception) -> str:
+    number = getattr(getattr(error, "os_error", None), "errno", None)
+    plain = os.strerror(number) if number and number > 0 else str(error) or type(error).__name__
+    return " ".join(plain.split())[:160]
 
 
 async def _read(reply: Any) -> bytes:
