@@ -48,10 +48,11 @@ async def admin(
     clock = kit.Clock()
     config = config or kit.config(state={"database": url, "secrets": str(folder / "guard.secrets")})
     secrets = kit.secrets(folder)
-    async with await Database.open(url) as db:
+    async with await Database.open(url) as db, contextlib.AsyncExitStack() as stack:
         ledger = await Ledger.open(db, commit_ms=1, signer=secrets.signer, clock=clock)
         accounts = await Accounts.open(db, secrets, config, ledger, clock=clock)
         ladder = Ladder(db, config, accounts, ledger, clock=clock)
+        stack.push_async_callback(ledger.aclose)
         parts = AdminParts(
             accounts=accounts, ledger=ledger, db=db, config=config, secrets=secrets, ladder=ladder,
             status=None if status is None else lambda: status, clock=clock,
@@ -60,7 +61,6 @@ async def admin(
         key = (await accounts.issue_key("operator", scopes=["admin"], name="laptop")).text
         async with served(admin_app(parts)) as base:
             yield Admin(base, key, parts, accounts, ledger, db, clock)
-        await ledger.aclose()
 
 
 @contextlib.asynccontextmanager

@@ -28,17 +28,22 @@ from spiritsafe.state import Database
 async def main(url, folder, names):
     async with await Database.open(url) as db:
         ledger = await Ledger.open(db, commit_ms=5)
-        accounts = await Accounts.open(db, kit.secrets(Path(folder)), kit.config(), ledger)
-        print("up", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
-        ids = [(await accounts.show(name)).id for name in names]
-        slots = await asyncio.gather(*map(accounts.bind_slot, ids))
-        for slot, account in zip(slots, ids):
-            rows = await db.fetch("SELECT COUNT(*) AS n FROM ledger WHERE kind = 'event' AND payload LIKE $1", f"%{account}%")
-            assert rows[0]["n"] >= 1, "returned before the ledger had it"
-            assert accounts.identity(account).slot == slot
-        await ledger.aclose()
-        print(json.dumps(dict(zip(names, slots))))
+        try:
+            await bind(db, ledger, folder, names)
+        finally:
+            await ledger.aclose()
+
+async def bind(db, ledger, folder, names):
+    accounts = await Accounts.open(db, kit.secrets(Path(folder)), kit.config(), ledger)
+    print("up", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    ids = [(await accounts.show(name)).id for name in names]
+    slots = await asyncio.gather(*map(accounts.bind_slot, ids))
+    for slot, account in zip(slots, ids):
+        rows = await db.fetch("SELECT COUNT(*) AS n FROM ledger WHERE kind = 'event' AND payload LIKE $1", f"%{account}%")
+        assert rows[0]["n"] >= 1, "returned before the ledger had it"
+        assert accounts.identity(account).slot == slot
+    print(json.dumps(dict(zip(names, slots))))
 
 asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
 """
