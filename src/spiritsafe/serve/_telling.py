@@ -71,8 +71,9 @@ class Telling:
         status, now = call.http_status, time.perf_counter()
         seconds = now - call.started
         waited = (call.answered or now) - (call.asked or now)
-        if call.first_byte is not None and call.asked is not None:
-            self._metrics.upstream(call.upstream, call.first_byte - call.asked, 200, waited)
+        if call.asked is not None and (call.first_byte or call.answered):
+            first_byte = call.first_byte - call.asked if call.first_byte else 0.0  # whole replies are read as one
+            self._metrics.upstream(call.upstream, first_byte, 200, waited)
         nano = -(-row.pico // 1000)
         self._metrics.request(
             call.ask.kind, row.model, status, seconds, max(seconds - waited, 0.0), row.tokens_in, row.tokens_out, nano
