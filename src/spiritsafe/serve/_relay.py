@@ -34,19 +34,34 @@ async def read_whole(call: Call, upstream: UpstreamState, reply: Reply) -> tuple
         UpstreamFailure: it broke off or is no JSON object.
         ApiError: 502, the upstream did not mark a reply that must be marked.
     """
-    raw = await reply.read()
-    call.answered = time.perf_counter()
+    try:
+        raw = await reply.read()
+        call.answered = time.perf_counter()
+        data = _object(raw)
+    except UpstreamFailure as failure:
+        _failed(call, upstream, failure)
+        raise
+    _check_mark(call, upstream, data)
+    usage, note = call.guard.meter.usage(call.ask, call.applied, data, upstream.config)
+    if note:
+        call.policy.append(note)
+    return raw, data, usage
+
+
+def _object(raw: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(raw)
     except orjson.JSONDecodeError:
         data = None
     if not isinstance(data, dict):
         raise UpstreamFailure("garbage", "sent something that is no JSON object")
-    _check_mark(call, upstream, data)
-    usage, note = call.guard.meter.usage(call.ask, call.applied, data, upstream.config)
-    if note:
-        call.policy.append(note)
-    return raw, data, usage
+    return data
+
+
+def _failed(call: Call, upstream: UpstreamState, failure: UpstreamFailure) -> None:
+    """A reply that had begun well did not end so."""
+    upstream.failed()
+    call.guard.tell.upstream_failed(upstream, failure.kind)
 
 
 def filtered(call: Call, raw: bytes, data: dict[str, Any]) -> bytes:
@@ -72,7 +87,9 @@ async def relay_stream(call: Call, upstream: UpstreamState, reply: Reply, send: 
     """
     if not reply.headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
         reply.close()
-        raise UpstreamFailure("garbage", "did not stream")
+        failure = UpstreamFailure("garbage", "did not stream")
+        _failed(call, upstream, failure)
+        raise failure
     stream = _Stream(call, upstream)
     try:
         async for piece in reply.chunks():
@@ -86,10 +103,9 @@ async def relay_stream(call: Call, upstream: UpstreamState, reply: Reply, send: 
         stream.end_of_bytes()
     except UpstreamFailure as failure:
         reply.close()
+        _failed(call, upstream, failure)
         if not call.responded:
             raise
-        upstream.failed()
-        call.guard.tell.upstream_failed(upstream, failure.kind)
         last = sse_event(failure_error(failure).to_dict())
         call.close("stream_broken", stream.usage())
     except BaseException:
