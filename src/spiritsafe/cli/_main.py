@@ -8,7 +8,19 @@ import traceback
 
 import typer
 
-from spiritsafe.cli import _accounts, _demo, _distill, _evidence, _ledger, _serve, _report, _stage, _teachers, _terms, _watermark
+from spiritsafe.cli import (
+    _accounts,
+    _demo,
+    _distill,
+    _evidence,
+    _ledger,
+    _report,
+    _serve,
+    _stage,
+    _teachers,
+    _terms,
+    _watermark,
+)
 from spiritsafe.errors import SpiritsafeError
 
 __all__ = ["app", "main"]

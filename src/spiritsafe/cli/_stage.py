@@ -1,4 +1,4 @@
-"""`spiritsafe collect|curate|train|evaluate|report`: one stage of a run."""
+"""`spiritsafe collect|curate|train|evaluate`: one stage of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from spiritsafe.cli._output import AcceptTerms, Json, RegistryFile, Set, print_json
 
-__all__ = ["register"]
+__all__ = ["RunDir", "register", "run_stage"]
 
 Target = Annotated[Path, typer.Argument(help="A recipe (YAML), or the directory of a run.")]
 RunDir = Annotated[Path | None, typer.Option("--run", help="Run directory; runs/NAME unless given.")]
@@ -36,12 +36,12 @@ def register(app: typer.Typer) -> None:
         if reconcile:
             _reconcile(target, run, overrides, as_json)
         else:
-            _run("collect", target, run, overrides, accept_terms, registry, as_json)
+            run_stage("collect", target, run, overrides, accept_terms, registry, as_json)
 
     @app.command(epilog="Example: spiritsafe curate runs/demo --set 'curate=[exact_dedup, near_dedup]'")
     def curate(target: Target, run: RunDir = None, overrides: Set = None, as_json: Json = False) -> None:
         """Turn exchanges into a training set; counts every drop with its reason."""
-        _run("curate", target, run, overrides, None, None, as_json)
+        run_stage("curate", target, run, overrides, None, None, as_json)
 
     @app.command(epilog="Example: spiritsafe train runs/demo --set train.epochs=3")
     def train(
@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
         as_json: Json = False,
     ) -> None:
         """Train the student; continues from the last checkpoint."""
-        _run("train", target, run, overrides, accept_terms, registry, as_json)
+        run_stage("train", target, run, overrides, accept_terms, registry, as_json)
 
     @app.command(epilog="Example: spiritsafe evaluate runs/demo --json")
     def evaluate(
@@ -65,15 +65,10 @@ def register(app: typer.Typer) -> None:
         as_json: Json = False,
     ) -> None:
         """Measure the student against its teacher on held-out prompts, and write its model card."""
-        _run("evaluate", target, run, overrides, accept_terms, registry, as_json)
-
-    @app.command(epilog="Example: spiritsafe report runs/demo")
-    def report(target: Target, run: RunDir = None, as_json: Json = False) -> None:
-        """Write the run as one self-contained HTML file."""
-        _run("report", target, run, None, None, None, as_json)
+        run_stage("evaluate", target, run, overrides, accept_terms, registry, as_json)
 
 
-def _run(
+def run_stage(
     stage: str,
     target: Path,
     run: Path | None,
@@ -82,6 +77,7 @@ def _run(
     registry: str | None,
     as_json: bool,
 ) -> None:
+    """Do one stage, and print what it wrote."""
     from spiritsafe.cli._job import open_job
     from spiritsafe.cli._progress import watching
     from spiritsafe.distill import distill

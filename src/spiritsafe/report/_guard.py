@@ -18,7 +18,7 @@ from spiritsafe.state import Database
 
 __all__ = ["GUARD_ROWS", "GuardReport", "render_guard"]
 
-GUARD_ROWS = 200_000
+GUARD_ROWS = 100_000
 _SQLITE = "sqlite:///"
 
 

@@ -126,7 +126,7 @@ async def read_evidence(db: Database) -> Evidence:
 async def _ladder(db: Database, config: GuardConfig, names: bool) -> list[OnLadder]:
     rows = await db.fetch(
         "SELECT l.subject, l.step, l.shadow, l.reason, l.decided_by, l.at, a.name FROM ladder l"
-        " LEFT JOIN accounts a ON l.subject = 'account:' || a.id"
+        " LEFT JOIN accounts a ON l.subject LIKE 'account:%' AND a.id = SUBSTR(l.subject, 9)"
     )
     rows.sort(key=lambda row: (-_gravity(row["step"]), -row["at"], row["subject"]))
     return [_on_ladder(row, config, names) for row in rows]

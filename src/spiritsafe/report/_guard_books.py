@@ -13,7 +13,7 @@ import orjson
 
 from spiritsafe.ledger._check import ChainCheck, Link
 from spiritsafe.ledger._checkpoints import Checkpoint
-from spiritsafe.ledger._totals import day_of, spread
+from spiritsafe.ledger._totals import Amounts, Counted, day_of, spread
 from spiritsafe.progress import Progress, Silent
 from spiritsafe.state import Database, Transaction
 
@@ -188,7 +188,7 @@ class _Reading:
         self.check = ChainCheck((), (), partial=False)
         self._since, self._names, self._keys = since, names, {key.lower() for key in public_keys}
         self._seen, self._rows = _Seen(), 0
-        self._sums: dict[tuple[str, str], list[int]] = {}
+        self._counted: dict[Counted, Amounts] = {}
         self._oldest = float("inf")  # time of the newest row that was not read
         self._older, self._signers = 0, set[str]()
         self._signed: tuple[int, float | None] = (0, None)
@@ -203,12 +203,11 @@ class _Reading:
         last: int = rows[-1]["seq"]
         self._rows += len(rows)
         checkpoints = {row["seq"]: row for row in await tx.fetch(_CHECKPOINTS, after, last)}
-        counted = []
         for row in rows:
             raw = str(row["payload"]).encode("utf-8", "surrogatepass")
             added = self.check.follow(_link(row, raw))
             if added is not None:
-                counted.append(added)
+                self._count(*added)
                 if row["ts"] >= self._since:
                     with contextlib.suppress(TypeError, ValueError):  # a changed row, which was reported as one
                         self._seen.add(orjson.loads(raw))
@@ -216,11 +215,15 @@ class _Reading:
                 self.checkpoint(signed)
         for seq in checkpoints:
             self.check.problem(seq, "missing, although a checkpoint was signed over it")
-        for key, amounts in spread(counted).items():
-            known = self._sums.setdefault(key, [0, 0, 0, 0])
-            for place, amount in enumerate(amounts):
-                known[place] += amount
         return last
+
+    def _count(self, counted: Counted, amounts: Amounts) -> None:
+        known = self._counted.get(counted)
+        if known is not None:
+            amounts = (
+                known[0] + amounts[0], known[1] + amounts[1], known[2] + amounts[2], known[3] + amounts[3]
+            )  # fmt: skip
+        self._counted[counted] = amounts
 
     def checkpoint(self, row: Mapping[str, Any]) -> None:
         """Check one over a row that was just read."""
@@ -262,7 +265,7 @@ class _Reading:
             self._totals_since = day_of(before + _DAY_S)
         else:
             self._oldest = float("-inf")
-        sums = {key: tuple(sum_) for key, sum_ in self._sums.items() if self._compared(key[1])}
+        sums = {key: tuple(sum_) for key, sum_ in spread(self._counted.items()).items() if self._compared(key[1])}
         if start and not sums:
             return
         self._totals = "match"

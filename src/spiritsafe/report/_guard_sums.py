@@ -87,8 +87,8 @@ async def read_sums(db: Database, now: float, days: int, *, names: bool = True) 
         ever = await tx.fetch(f"SELECT {_AMOUNTS} FROM totals WHERE {models} AND time_window = 'all'")  # noqa: S608
         per = f"SELECT scope, {_AMOUNTS} FROM totals WHERE {accounts} AND {_IN_DAYS} GROUP BY scope"  # noqa: S608
         top = await tx.fetch(
-            f"SELECT per.*, a.name, a.org FROM ({per}) AS per LEFT JOIN accounts a ON per.scope = 'account:' || a.id"  # noqa: S608
-            f" ORDER BY per.tokens_out DESC, per.scope LIMIT {_TOP}",
+            f"SELECT top.*, a.name, a.org FROM ({per} ORDER BY tokens_out DESC, scope LIMIT {_TOP}) AS top"  # noqa: S608
+            f" LEFT JOIN accounts a ON a.id = SUBSTR(top.scope, 9) ORDER BY top.tokens_out DESC, top.scope",
             *ends,
         )
         spread = await tx.fetch(
