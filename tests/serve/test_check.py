@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.server
 import json
+import re
 import socket
 import sys
 import threading
@@ -357,6 +358,8 @@ def test_an_upstream_that_is_away_silent_or_unhealthy(
 ) -> None:
     away = config(tmp_path, upstream, upstream={"base_url": f"http://127.0.0.1:{services.free_port()}/v1"})
     assert "cannot be reached (Connection refused); start that server" in only(away, "error", "upstreams.local")
+    nowhere = config(tmp_path, upstream, upstream={"base_url": "http://no-such-host.invalid/v1"})
+    assert re.search(r"cannot be reached \([A-Z][\w ]+\); start", only(nowhere, "error", "upstreams.local"))
     well = config(tmp_path, upstream, upstream={"health_path": "health"})
     assert complaints(well) == []
     ill = config(tmp_path, upstream, upstream={"health_path": "/nowhere"})

@@ -115,9 +115,10 @@ async def _get(url: str, headers: dict[str, str]) -> tuple[int | str, bytes]:
 
 
 def _reason(error: Exception) -> str:
-    number = getattr(getattr(error, "os_error", None), "errno", None)
-    plain = os.strerror(number) if number and number > 0 else str(error) or type(error).__name__
-    return " ".join(plain.split())[:160]
+    cause = getattr(error, "os_error", error)
+    number = getattr(cause, "errno", None) or 0
+    plain = os.strerror(number) if number > 0 else getattr(cause, "strerror", None) or str(error)
+    return " ".join(plain.split())[:160] or type(error).__name__
 
 
 async def _read(reply: Any) -> bytes:
