@@ -232,22 +232,3 @@ def test_a_broken_log_call_of_a_library_stops_nothing(written: Written) -> None:
     handler.handle(logging.makeLogRecord({"name": "x", "msg": "fine", "levelno": 30}))
     broken, fine = (line["message"] for line in written.lines())
     assert broken == "%d things (its arguments do not fit: TypeError)" and fine == "fine"
-
-
-def test_the_event_loop_pays_for_a_tuple_only() -> None:
-    """Formatting happens in the writer's thread: a line is not turned into text by whoever logs it."""
-
-    class Unprintable:
-        asked_by: int | None = None
-
-        def __str__(self) -> str:
-            Unprintable.asked_by = threading.get_ident()
-            return "x"
-
-    read, write = os.pipe()
-    logs = Logs(LogsConfig(), out=write)
-    logs.event("e", thing=Unprintable())
-    logs.close()
-    os.close(read)
-    os.close(write)
-    assert Unprintable.asked_by not in (None, threading.get_ident())
