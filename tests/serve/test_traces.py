@@ -178,6 +178,19 @@ def test_a_malformed_parent_is_none(collector: Collector, value: bytes) -> None:
     traces.close()
 
 
+@pytest.mark.parametrize("state", [b"a=" + b"1" * 511, b"a=1\r\nx: y", b"a=\xff", b""])
+def test_an_unusable_state_is_left_behind_and_the_parent_kept(state: bytes) -> None:
+    traces = Traces(TracerProvider(), sample=0.0)
+    headers = traces.start([(b"traceparent", PARENT), (b"tracestate", state)], "chat", "m").upstream_headers()
+    assert headers == [(b"traceparent", f"00-{TRACE}-{SPAN}-00".encode())]
+
+
+def test_a_state_in_two_headers_is_one() -> None:
+    traces = Traces(TracerProvider(), sample=0.0)
+    given = [(b"tracestate", b"a=1"), (b"traceparent", PARENT), (b"tracestate", b"b=2")]
+    assert traces.start(given, "chat", "m").upstream_headers()[1] == (b"tracestate", b"a=1,b=2")
+
+
 def test_a_later_version_is_read_as_far_as_it_is_known(collector: Collector) -> None:
     traces = opened(collector, sample=0.0)
     later = b"cc" + PARENT[2:] + b"-what-the-future-brings"
