@@ -143,7 +143,6 @@ def test_a_sound_guard_has_no_complaint_and_nothing_is_left_behind(tmp_path: Pat
         ({"tiers": {"default": {}}}, "tiers.default", "no limit at all"),
         ({"tiers": {"default": {"usd_lifetime_per_day": 3}}}, "tiers.default", "no limit at all"),
         ({"tiers": {"default": {"usd_per_day": 1, "shadow": True}}}, "tiers.default.shadow", "none is enforced"),
-        ({"tiers": {"default": {"usd_per_day": 1, "twin_share": 0.1}}}, "tiers.default.twin_share", "watermark: true"),
         ({"terms": None}, "terms", "add terms"),
         ({"allow_fields": ["foo", "bar"]}, "allow_fields", "foo, bar: passed on unread"),
         ({"ledger": {"store_prompts": True}}, "ledger.store_prompts", "in clear"),
@@ -154,6 +153,15 @@ def test_settings_that_are_valid_and_unwise(
     tmp_path: Path, upstream: str, changes: dict[str, Any], what: str, said: str
 ) -> None:
     assert said in only(config(tmp_path, upstream, **changes), "warning", what)
+
+
+def test_twins_without_anything_to_consent_to(tmp_path: Path, upstream: str) -> None:
+    tiers = {"default": {"usd_per_day": 1, "twin_share": 0.1}}
+    assert complaints(config(tmp_path, upstream, tiers=tiers)) == []
+    found = {f.what: f.message for f in complaints(config(tmp_path, upstream, tiers=tiers, terms=None))}
+    assert "nobody can consent" in found["tiers.default.twin_share"]
+    by_account = config(tmp_path, upstream, tiers=tiers, terms=None, twins={"consent": "account"})
+    assert {finding.what for finding in complaints(by_account)} == {"terms"}
 
 
 def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

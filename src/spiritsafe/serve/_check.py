@@ -105,8 +105,8 @@ def _doubts(config: GuardConfig) -> Iterator[Finding]:
             )
         elif tier.shadow is True:
             yield _warn(f"tiers.{name}.shadow", "its limits are only recorded, none is enforced; set shadow: false")
-        if tier.twin_share and not tier.watermark:
-            yield _warn(f"tiers.{name}.twin_share", "twins without marks prove nothing later; set watermark: true")
+        if tier.twin_share and config.twins.consent == "terms" and config.terms is None:
+            yield _warn(f"tiers.{name}.twin_share", "nobody can consent: add terms, or set twins: {consent: account}")
     if config.limits.when_state_is_down == "open":
         yield _warn("limits.when_state_is_down", "while Redis is away nothing is limited; closed refuses instead")
     if config.terms is None:
