@@ -80,7 +80,7 @@ class Journal:
 
     def closed(self, row: LedgerRow) -> None:
         """The row as it will be in the ledger. To be called before the rest of the reply leaves."""
-        entry = line(["closed", row.request_id, row])
+        entry = line(["closed", row.request_id, [*row]])
         self._append(entry)
         self._live[row.request_id] = [entry]
         self._released.pop(row.request_id, None)
@@ -189,7 +189,7 @@ class Journal:
 
 def line(value: Any) -> bytes:
     """One line of a journal."""
-    text = orjson.dumps(value, default=list)  # a row is a named tuple
+    text = orjson.dumps(value)
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
