@@ -375,3 +375,12 @@ def _get(guard: Running, path: str) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
+
+
+def test_an_upstream_whose_replies_break_off_rests(tmp_path: Path) -> None:
+    with gateway(tmp_path, _garbage) as (guard, _):
+        client = guard.client(guard.new_key())
+        for _ in range(3):
+            with pytest.raises(openai.InternalServerError):
+                chat(client)
+        assert _get(guard, "/readyz")[1]["because"] == ["a model has no upstream that answers"]

@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
         guard = load_config(config, GuardConfig, overrides or [])
         if check:
-            raise typer.Exit(_check(guard, as_json))
+            raise typer.Exit(_check(guard, workers, as_json))
 
         def ready(public: str, admin: str) -> None:
             if as_json:
@@ -50,13 +50,13 @@ def register(app: typer.Typer) -> None:
         serve_guard(guard, workers=workers, on_ready=ready)
 
 
-def _check(guard: GuardConfig, as_json: bool) -> int:
+def _check(guard: GuardConfig, workers: int, as_json: bool) -> int:
     """Print what was found; the exit code: 1 if something would keep the guard from serving."""
     import asyncio
 
     from spiritsafe.serve import check_guard
 
-    findings = asyncio.run(check_guard(guard))
+    findings = asyncio.run(check_guard(guard, workers=workers))
     bad = any(finding.level == "error" for finding in findings)
     if as_json:
         print_json({"ok": not bad, "findings": [finding.to_dict() for finding in findings]})

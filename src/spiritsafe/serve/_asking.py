@@ -52,7 +52,6 @@ async def ask_upstream(call: Call, body: dict[str, Any]) -> tuple[UpstreamState,
             error = failure_error(failure)
         else:
             if reply.status == 200:
-                upstream.worked()
                 return upstream, reply
             raw = await reply.read()
             if reply.status >= 500:

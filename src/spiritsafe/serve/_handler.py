@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 import time
@@ -46,6 +47,7 @@ class Handler:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._max_body = int(guard.config.max_body_mb * 2**20)
+        self._process, self._numbers = secrets.token_hex(8), itertools.count()  # together unique, without asking the system
 
     def identify(self, scope: Scope, *scopes: str) -> Identity:
         """Who asks, by the bearer token.
@@ -113,7 +115,7 @@ class Handler:
         price = guard.meter.price(ask.model, upstream.config, now)
         times = await guard.price_times(identity)
         worst = -(-price.worst_case(tokens_in, tokens_out) * times // 1000)
-        call_id = f"req_{secrets.token_hex(12)}"
+        call_id = f"req_{self._process}{next(self._numbers):08x}"
         buckets = buckets_for(guard.config, identity, ask.model, now).demand(Demand(tokens_in, tokens_out, int(worst)))
         outcome = await guard.limiter.reserve(buckets, call_id)
         headers = [(b"x-request-id", call_id.encode()), *rate_headers(outcome)]

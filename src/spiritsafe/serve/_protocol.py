@@ -4,7 +4,7 @@ errors in OpenAI's shape."""
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -14,6 +14,35 @@ __all__ = ["GuardProtocol"]
 
 _HEADERS_S = 10.0
 _HEADERS_BYTES = 64 << 10
+
+
+class _Corked:
+    """A transport whose writes within one turn of the event loop leave together: uvicorn writes a reply's head and its
+    body apart, and a system call for each is a good part of what a short reply costs."""
+
+    __slots__ = ("_loop", "_transport", "_waiting")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._waiting: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+            self._waiting.clear()
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class GuardProtocol(HttpToolsProtocol):
@@ -26,7 +55,7 @@ class GuardProtocol(HttpToolsProtocol):
         self._in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Corked(transport, self.loop)))
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -41,6 +41,7 @@ async def read_whole(call: Call, upstream: UpstreamState, reply: Reply) -> tuple
     except UpstreamFailure as failure:
         _failed(call, upstream, failure)
         raise
+    upstream.worked()
     _check_mark(call, upstream, data)
     usage, note = call.guard.meter.usage(call.ask, call.applied, data, upstream.config)
     if note:
@@ -115,6 +116,7 @@ async def relay_stream(call: Call, upstream: UpstreamState, reply: Reply, send: 
     else:
         if not stream.clean:
             reply.close()
+        upstream.worked()
         last = stream.last
         call.close("ok", stream.usage())
     await _send_some(call, send, last, more=False)
