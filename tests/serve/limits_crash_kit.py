@@ -25,7 +25,7 @@ from spiritsafe.state import Database
 CAP = 10**9  # a dollar
 
 
-async def worker(options: dict[str, Any], name: str, accounts: list[str], seconds: float) -> None:
+async def worker(options: dict[str, Any], name: str, accounts: list[str], seconds: float, ready: int) -> None:
     folder = Path(options["folder"])
     rng = random.Random(name)
     released = os.open(folder / "released", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -46,13 +46,14 @@ async def worker(options: dict[str, Any], name: str, accounts: list[str], second
     config = tier_config(usd_lifetime=1)
     plans = {account: buckets_for(config, identity(account), "m", time.time()) for account in accounts}
     end = time.monotonic() + seconds
+    os.write(ready, b"!")
 
     async def client(number: int) -> None:
         count = 0
         while time.monotonic() < end:
             count += 1
             request_id, account = f"{name}.{number}.{count}", rng.choice(accounts)
-            worst = rng.randrange(1, CAP // 20)
+            worst = rng.randrange(1, CAP // 60)
             outcome = await limiter.reserve(plans[account].demand(Demand(nano=worst)), request_id)
             if isinstance(outcome, Denied):
                 await asyncio.sleep(0.01)
@@ -83,16 +84,25 @@ def lost(request_id: str, facts: dict[str, Any]) -> LedgerRow:
     return row_of(request_id, facts["account"], 0, "lost")
 
 
-def fork(options: dict[str, Any], name: str, accounts: list[str], seconds: float) -> int:
-    pid = os.fork()
-    if pid == 0:
-        run_and_exit(options, name, accounts, seconds)
-    return pid
+def fork(options: dict[str, Any], names: list[str], accounts: list[str], seconds: float) -> list[int]:
+    """Start a worker for each name; their process ids, once all of them serve."""
+    there, here = os.pipe()
+    pids = []
+    for name in names:
+        pid = os.fork()
+        if pid == 0:
+            run_and_exit(options, name, accounts, seconds, here)
+        pids.append(pid)
+    os.close(here)
+    for _ in names:
+        assert os.read(there, 1), "a worker did not come up"
+    os.close(there)
+    return pids
 
 
-def run_and_exit(options: dict[str, Any], name: str, accounts: list[str], seconds: float) -> NoReturn:
+def run_and_exit(options: dict[str, Any], name: str, accounts: list[str], seconds: float, ready: int) -> NoReturn:
     try:
-        asyncio.run(worker(options, name, accounts, seconds))
+        asyncio.run(worker(options, name, accounts, seconds, ready))
     except BaseException:
         import traceback
 
@@ -107,16 +117,16 @@ def main() -> None:
     started = time.monotonic()
     for round_ in range(options["kill_rounds"]):
         # a new account now and then, so that there is always one whose cap is near
-        accounts = [f"acct_{round_ // 5}", f"acct_{round_ // 5 + 1}"]
-        pids = [fork(options, f"r{round_}w{n}", accounts, 60.0) for n in range(2)]
-        time.sleep(0.15 + rng.random() * 0.35)
+        accounts = [f"acct_{round_}", f"acct_{round_ + 1}"]
+        pids = fork(options, [f"r{round_}w{n}" for n in range(2)], accounts, 60.0)
+        time.sleep(rng.random() * 0.3)
         os.kill(pids[0], signal.SIGKILL)
         time.sleep(rng.random() * 0.1)
         os.kill(pids[1], signal.SIGKILL)
         for pid in pids:
             _, status = os.waitpid(pid, 0)
             assert os.WIFSIGNALED(status), f"a worker ended by itself in round {round_}"
-    pids = [fork(options, f"last{n}", options["accounts"], options["seconds"]) for n in range(2)]
+    pids = fork(options, [f"last{n}" for n in range(2)], options["accounts"], options["seconds"])
     failed = [pid for pid in pids if os.waitpid(pid, 0)[1] != 0]
     assert not failed, "a worker failed"
     print(json.dumps({"seconds": round(time.monotonic() - started, 1)}))

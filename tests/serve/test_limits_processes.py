@@ -98,12 +98,15 @@ def test_two_processes_cannot_overshoot_a_dollar(tmp_path: Path, server: service
 
 
 def test_workers_killed_at_random_fifty_times(tmp_path: Path, server: services.Service) -> None:
-    accounts = [f"acct_{n}" for n in range(11)]
+    accounts = [f"acct_{n}" for n in range(51)]
     run = Run(
         tmp_path, server.port, f"sqlite:///{tmp_path / 'guard.db'}", kill_rounds=50, seconds=1.5, accounts=accounts
     )
     run.finish()
     rows = asyncio.run(run.rows())
+    served = {request_id.partition("w")[0] for some in run.released().values() for request_id in some}
+    assert len(served) > 40  # most rounds got to serve before they were killed
+    assert sum(nano == 0 for nano in rows.values()) > 50  # and left requests behind that were recovered
     full = 0
     for account, released in run.released().items():
         spent = sum(released.values())
