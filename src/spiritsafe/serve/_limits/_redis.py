@@ -252,11 +252,15 @@ class RedisLimiter:
         self._wake.set()
 
     async def _run(self) -> None:
+        trouble = ""
         while True:
             try:
                 await self._look()
+                trouble = ""
             except (Away, Unavailable) as error:
-                _log.debug("limits: %s", error)
+                if str(error) != trouble:  # once, not every beat
+                    trouble = str(error)
+                    _log.warning("limits: %s", error)
             except Exception:
                 _log.exception("limits: a fault while keeping in touch with Redis")
             self._wake.clear()
