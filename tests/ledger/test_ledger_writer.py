@@ -105,11 +105,32 @@ async def test_whoever_stops_waiting_stops_nothing(database_url: str) -> None:
         ledger = await Ledger.open(db, commit_ms=20)
         futures = [ledger.append(row(n)) for n in range(3)]
         futures[1].cancel()
+        futures[2].cancel()
         await ledger.flush()
-        assert [future.cancelled() for future in futures] == [False, True, False]
-        assert futures[2].result() == 3
+        assert ledger.backlog == 0 and len(await stored(db)) == 3
+        assert [future.cancelled() for future in futures] == [False, True, True]
+        impatient = asyncio.create_task(ledger.flush())  # nothing to wait for
+        await impatient
+        futures = [ledger.append(row(n)) for n in range(3, 5)]
+        impatient = asyncio.create_task(ledger.flush())
+        await asyncio.sleep(0)
+        impatient.cancel()
+        await ledger.flush()
+        assert [future.result() for future in futures] == [4, 5]
         await ledger.aclose()
-        assert len(await stored(db)) == 3
+
+
+async def test_a_listener_that_fails_stops_nothing(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with await Database.open(database_url) as db:
+        ledger = await Ledger.open(db, commit_ms=1)
+
+        def fail(ids: list[str]) -> None:
+            raise RuntimeError(ids[0])
+
+        ledger.on_commit = fail
+        assert [await ledger.append(row(n)) for n in (1, 2)] == [1, 2]
+        await ledger.aclose()
+        assert "req_000002" in caplog.text
 
 
 async def test_many_writers_make_one_chain(database_url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -50,6 +50,8 @@ class Ledger:
         self._db, self._signer, self._clock = db, signer, clock
         self._commit_s, self._checkpoint_every_s = commit_ms / 1000, checkpoint_every_s
         self._retention_s = retention_days * 86400
+        self._written = 0
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._pending: deque[tuple[Sealed, asyncio.Future[int]]] = deque()
         self._loop = asyncio.get_running_loop()
         self._some, self._now = asyncio.Event(), asyncio.Event()
@@ -108,7 +110,9 @@ class Ledger:
         """Wait until everything appended so far is on disk, however long the database is away."""
         if self._pending:
             self._now.set()
-            await asyncio.wait([self._pending[-1][1]])
+            written: asyncio.Future[None] = self._loop.create_future()
+            self._flushes.append((self._written + len(self._pending), written))
+            await written
 
     async def aclose(self, timeout_s: float = 10.0) -> None:
         """Write what is pending and a last checkpoint, then stop.
@@ -128,13 +132,18 @@ class Ledger:
         await asyncio.wait(self._tasks)
         for _, future in self._pending:
             future.cancel()
+        for _, written in self._flushes:
+            written.cancel()
         if self._pending:
             raise Unavailable(
                 f"ledger: {len(self._pending)} entries could not be written to {self._db.url.split('@')[-1]}; "
                 "start again once the database is back, the journals still hold them"
             )
         if self._signer is not None and self._unsigned:
-            await write_checkpoint(self._db, self._signer, self._clock())
+            try:
+                await write_checkpoint(self._db, self._signer, self._clock())
+            except Unavailable as error:
+                _log.warning("ledger: all rows are written, the last checkpoint is not: %s", error)
 
     async def _write(self) -> None:
         wait = 0.0
@@ -159,12 +168,24 @@ class Ledger:
                 self._unsigned, self._signed_at = False, time.monotonic()
             elif done.written:
                 self._unsigned = True
-            for seq in done.seqs:
-                _, future = self._pending.popleft()
-                if not future.done():  # whoever waited may have given up
-                    future.set_result(seq)
-            if self.on_commit is not None and batch:
-                self.on_commit([sealed.id for sealed, _ in batch])
+            self._tell(done.seqs)
+
+    def _tell(self, seqs: list[int]) -> None:
+        """The first of the pending entries are on disk, under these numbers."""
+        entries = [self._pending.popleft() for _ in seqs]
+        self._written += len(entries)
+        for seq, (_, future) in zip(seqs, entries, strict=True):
+            if not future.done():  # whoever waited may have given up
+                future.set_result(seq)
+        for upto, written in self._flushes:
+            if upto <= self._written and not written.done():
+                written.set_result(None)
+        self._flushes = [flush for flush in self._flushes if not flush[1].done()]
+        if self.on_commit is not None and entries:
+            try:
+                self.on_commit([sealed.id for sealed, _ in entries])
+            except Exception:
+                _log.exception("ledger: whoever is told of commits failed")
 
     async def _gather(self) -> bool:
         """Wait until there is work: entries, or a checkpoint that is due. False once closed and empty."""
