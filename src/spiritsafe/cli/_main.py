@@ -25,6 +25,17 @@ from spiritsafe.errors import SpiritsafeError
 
 __all__ = ["app", "main"]
 
+_EXTRAS = {
+    "alembic": "guard",
+    "asyncpg": "postgres",
+    "opentelemetry": "otel",
+    "prometheus_client": "guard",
+    "redis": "redis",
+    "rensa": "guard",
+    "sqlalchemy": "guard",
+    "tokenizers": "guard",
+}
+
 app = typer.Typer(
     name="spiritsafe",
     help="Distil a teacher you may use, guard one you serve, prove where a model came from.",
@@ -80,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if debug or (error.name or "").startswith("spiritsafe"):
             raise
-        _fail(f"the package {error.name} is not installed; run: pip install 'spiritsafe[distil]'", debug)
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], "distil")
+        _fail(f"the package {error.name} is not installed; run: pip install 'spiritsafe[{extra}]'", debug)
         sys.exit(1)
     except Exception as error:
         _fail(f"unexpected {type(error).__name__}: {error} (rerun with --debug for the traceback)", debug)

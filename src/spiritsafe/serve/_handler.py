@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from spiritsafe.errors import Refused, SpiritsafeError
 from spiritsafe.records import Usage
+from spiritsafe.serve._access import require_scope
 from spiritsafe.serve._answering import answer
+from spiritsafe.serve._api_keys import Scope as KeyScope
 from spiritsafe.serve._asking import failure_error
 from spiritsafe.serve._call import NOTHING, Call
 from spiritsafe.serve._connection import UpstreamFailure
@@ -47,9 +49,12 @@ class Handler:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._max_body = int(guard.config.max_body_mb * 2**20)
-        self._process, self._numbers = secrets.token_hex(8), itertools.count()  # together unique, without asking the system
+        self._process, self._numbers = (
+            secrets.token_hex(8),
+            itertools.count(),
+        )  # together unique, without asking the system
 
-    def identify(self, scope: Scope, *scopes: str) -> Identity:
+    def identify(self, scope: Scope, *scopes: KeyScope) -> Identity:
         """Who asks, by the bearer token.
 
         Raises:
@@ -61,9 +66,7 @@ class Handler:
             raise ApiError(
                 401, "missing or invalid API key; send it as: Authorization: Bearer KEY", code="invalid_api_key"
             )
-        if identity.scopes.isdisjoint(scopes):
-            needed = " or ".join(scopes)
-            raise ApiError(403, f"this key may not do that; it takes the scope {needed}", code="insufficient_scope")
+        require_scope(identity, time.time(), *scopes)
         return identity
 
     def models_for(self, identity: Identity) -> Sequence[str]:

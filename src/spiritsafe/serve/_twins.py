@@ -65,7 +65,7 @@ class Twins:
         share = (tiers.get(identity.tier) or tiers["default"]).twin_share
         if share <= 0 or not self._consents(identity) or not _eligible(ask):
             return False
-        return secrets.randbits(_BITS) < share * 2**_BITS
+        return secrets.randbits(_BITS) < share * float(2**_BITS)
 
     async def choose(
         self,
