@@ -156,6 +156,11 @@ TEMPLATES = {
         "{{ (m.content or '') }}{% if m.tool_call_id %}[{{ m.tool_call_id }}]{% endif %}<|eot|>{% endfor %}"
         "{% for t in tools or [] %}{{ t.function | tojson(indent=4) }}\n\n{% endfor %}<|start|>assistant<|end|>\n\n"
     ),
+    "results quoted": (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ {'id': m.tool_call_id, 'output': m.content} | tojson }}"
+        "{% else %}{{ m.content or '' }}{% for c in m.tool_calls or [] %}{{ c | tojson(indent=4) }}{% endfor %}{% endif %}\n"
+        "{% endfor %}"
+    ),
     "calls parsed": (
         "{% for m in messages %}[{{ m.role }}] {{ m.content or '' }}{% for c in m.tool_calls or [] %}"
         "{{ c.id }}{{ c.function.name }}{{ parse(c.function.arguments) | tojson(indent=4) }}{% endfor %}\n{% endfor %}"
@@ -449,6 +454,18 @@ def test_no_reply_makes_the_meter_fail_or_charge_beyond_the_bound(data: Any, kin
             assert used.reasoning_tokens <= used.output_tokens
         assert note in ("", "counted", "estimated", "bounded")
         assert 0 <= stream.tokens_out <= applied.bounds[1]
+
+
+def test_usage_is_bounded_even_if_nobody_asked_for_the_bounds() -> None:
+    bench = Bench(template_tokens=10)
+    ask, applied = bench.ask("chat", CHAT)
+    most, applied.bounds = applied.bounds, (0, 0)
+    usage, note = bench.meter.usage(
+        ask, applied, reply({"prompt_tokens": 10**9, "completion_tokens": 5}), bench.upstream
+    )
+    assert (usage, note) == (Usage(most[0], 5), "bounded")
+    applied.bounds = (0, 0)
+    assert bench.meter.stream(ask, applied, bench.upstream).usage()[0].input_tokens > 0
 
 
 # Streams

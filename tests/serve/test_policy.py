@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import yaml
 from hypothesis import given, settings
 
 from asks import CHAT, CHAT_FULL, COMPLETIONS, EMBEDDINGS, RESPONSES, VALID, mutated
@@ -15,13 +18,13 @@ from spiritsafe.serve._policy import Applied, apply_output, mark, output_rules, 
 from spiritsafe.serve._thinking import Start
 from spiritsafe.serve._types import Identity, LadderState
 from spiritsafe.watermark._marking import GREEDY_BELOW
-from spiritsafe.wire import ApiError, parse_ask
+from spiritsafe.wire import REFUSED, ApiError, parse_ask
 
 
 def config(tier: dict[str, Any] | None = None, *, upstream: dict[str, Any] | None = None, **more: Any) -> GuardConfig:
     price = {"input_per_mtok": 1, "output_per_mtok": 2}
     served = {"name": "a", "base_url": "http://127.0.0.1:1/v1", "models": ["m"], "price": price, **(upstream or {})}
-    return GuardConfig.model_validate({"upstreams": [served], "tiers": {"default": tier or {}}, **more})
+    return GuardConfig.model_validate({"upstreams": [served], "tiers": {"default": tier or {}}} | more)
 
 
 def identity(
@@ -265,7 +268,7 @@ def test_responses_are_never_stored() -> None:
 
 def test_embeddings_go_as_they_are() -> None:
     out = applied("embeddings", EMBEDDINGS, {"n": 1, "max_tokens": 1, "reasoning": "withhold"})
-    assert (out.body, out.max_tokens, out.n) == (EMBEDDINGS, 0, 1)
+    assert (out.body, out.max_tokens, out.n, out.note) == (EMBEDDINGS, 0, 1, "logprobs=0,reasoning=withhold")
     assert out.filter.whole({"data": [{"embedding": [0.5]}], "prompt_token_ids": [1]}) == {
         "data": [{"embedding": [0.5]}]
     }
@@ -389,3 +392,21 @@ def test_requests_in_full_are_served_where_the_tier_allows_it() -> None:
     for kind, body in VALID:
         assert applied(kind, body, generous).body.items() >= {"model": "m"}.items()
     assert refusal("chat", CHAT_FULL, generous | {"logit_bias_with_logprobs": False})
+
+
+# The page
+
+
+PAGE = (Path(__file__).parents[2] / "docs/guard/output-policy.md").read_text()
+
+
+def test_the_pages_tiers_are_tiers_and_its_rules_are_all_there_are() -> None:
+    tiers = yaml.safe_load(PAGE.split("```yaml\n")[1].split("```")[0])["tiers"]
+    assert set(config(tiers["default"], tiers=tiers).tiers) == {"default", "research", "reasoner"}
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(OutputRules.model_fields)
+
+
+def test_what_the_page_says_is_refused_is_refused() -> None:
+    listed = PAGE.split("Each refusal says why:")[1].split("Of two equal keys")[0]
+    names = set(re.findall(r"`(\w+)`", listed)) - {"echo", "logprobs", "pro"}  # in pairs, tested with the parser
+    assert names <= set(REFUSED), names - set(REFUSED)

@@ -69,7 +69,7 @@ def test_a_chat_request_in_full() -> None:
     assert (ask.end_user, ask.turns, ask.messages, ask.images) == ("s1", 2, 6, 1)
     assert ask.predicted_bytes == len("It rains.")
     assert ("user", "And tomorrow?") in ask.said
-    assert set(ask.texts()) >= {"Be brief.", "What is this?", "rain", "c1", "weather", "dev", "The tool says so."}
+    assert set(ask.texts()) >= {"Be brief.", "What is this?", "rain", "c1", "dev", "The tool says so."}
     # 6 messages, 1 + 2 parts, 1 call, 1 tool
     assert ask.pieces == 11
 
@@ -77,7 +77,7 @@ def test_a_chat_request_in_full() -> None:
 def test_a_responses_request_in_full() -> None:
     ask = parse("responses", RESPONSES_FULL)
     assert (ask.max_tokens, ask.top_logprobs, ask.turns, ask.messages, ask.images) == (50, 3, 2, 6, 1)
-    assert set(ask.texts()) >= {"Be brief.", "Hello", "Hi", "Greets", "zz", "weather", "rain", "And now?"}
+    assert set(ask.texts()) >= {"Be brief.", "Hello", "Hi", "Greets", "zz", "rain", "And now?"}
 
 
 @pytest.mark.parametrize(
@@ -458,14 +458,23 @@ def test_empty_parts_count_as_pieces() -> None:
     assert ask.pieces == 51
 
 
-def test_arguments_of_a_call_count_as_text_and_as_json() -> None:
-    def size(arguments: Any) -> int:
+def test_a_tool_call_counts_as_json_its_arguments_as_a_string_and_parsed() -> None:
+    def size(arguments: Any) -> tuple[int, dict[str, Any]]:
         call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
-        return parse("chat", {"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]}).text_bytes
+        return parse("chat", {"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]}).text_bytes, call
 
-    assert size('{"a":[[[[1]]]]}') > len("f") + len('{"a":[[[[1]]]]}') + len(json.dumps({"a": [[[[1]]]]}, indent=4))
-    assert size("not json") == len("f") + len("not json")
-    assert size({"a": 1}) > len('{"a":1}')
+    for arguments in ('{"a":[[[[1]]]]}', "not json\n\x1f", {"a": [1]}):
+        counted, call = size(arguments)
+        parsed = copy.deepcopy(call)
+        if arguments == '{"a":[[[[1]]]]}':
+            parsed["function"]["arguments"] = json.loads(arguments)
+        for each in (call, parsed):
+            assert counted >= len(json.dumps(each, indent=4))
+
+
+def test_a_tools_result_counts_as_a_json_string() -> None:
+    ask = parse("chat", {"model": "m", "messages": [{"role": "tool", "content": "\n\x1f"}]})
+    assert ask.text_bytes == ask.quoted_bytes == len(json.dumps("\n\x1f"))
 
 
 # Fuzz
@@ -494,7 +503,8 @@ def test_mutated_requests_are_read_soundly_or_refused(request: tuple[str, bytes]
     assert orjson.loads(orjson.dumps(ask.body)) == orjson.loads(body)
     assert 1 <= ask.n <= 128
     assert ask.prompts >= 1
-    assert ask.text_bytes >= ask.json_bytes + ask.token_ids + sum(len(text.encode()) for text in ask.texts())
+    plain = sum(len(text.encode()) for text in ask.texts(quoted=False))
+    assert ask.text_bytes >= ask.json_bytes + ask.quoted_bytes + ask.token_ids + plain
     assert ask.max_tokens is None or ask.max_tokens >= 1
     assert ask.temperature is None or 0 <= ask.temperature <= 2
     assert ask.top_logprobs is None or 0 <= ask.top_logprobs <= 128

@@ -60,7 +60,8 @@ class Meter:
         """
         tokens_in = ask.text_bytes
         if tight and upstream.tokenizer is not None:
-            tokens_in = ask.json_bytes + ask.token_ids + self._counters.bound(upstream, ask.texts())
+            given = ask.json_bytes + ask.quoted_bytes + ask.token_ids
+            tokens_in = given + self._counters.bound(upstream, ask.texts(quoted=False))
         if ask.kind in ("chat", "responses"):
             tokens_in += upstream.template_tokens + _PER_PIECE * ask.pieces
         else:
@@ -72,6 +73,10 @@ class Meter:
         # of a prediction, tokens that were not used may be billed as output
         applied.bounds = tokens_in, (most * ask.prompts + ask.predicted_bytes) * applied.n
         return applied.bounds
+
+    def bounds(self, ask: Ask, applied: Applied, upstream: Upstream) -> tuple[int, int]:
+        """What `worst` worked out, now if it has not yet."""
+        return applied.bounds if applied.bounds != (0, 0) else self.worst(ask, applied, upstream)
 
     def count(self, upstream: Upstream, text: str) -> int:
         """Tokens of a text by the upstream's tokenizer; estimated without one."""
@@ -109,7 +114,7 @@ class Meter:
     ) -> tuple[Usage, Note]:
         """What a reply used, by what is known of it. size: bytes written.  texts: what was written, where a tokenizer
         may count it.  guess: tokens it may be, without one."""
-        most_in, most_out = applied.bounds
+        most_in, most_out = self.bounds(ask, applied, upstream)
         if ask.body.get("echo"):
             size = max(0, size - ask.text_bytes * applied.n)
         counts = upstream.tokenizer is not None
@@ -147,7 +152,7 @@ class StreamMeter:
 
     def __init__(self, meter: Meter, ask: Ask, applied: Applied, upstream: Upstream) -> None:
         self._meter, self._ask, self._applied, self._upstream = meter, ask, applied, upstream
-        self._most = applied.bounds[1]
+        self._most = meter.bounds(ask, applied, upstream)[1]
         self._responses = ask.kind == "responses"
         self._replies = applied.n * ask.prompts
         self._bytes = self._chunks = 0

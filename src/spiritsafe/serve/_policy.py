@@ -70,7 +70,7 @@ def apply_output(
         ApiError: status 400, code "policy": the account may not ask for this; the message says what it may.
     """
     if ask.kind == "embeddings":
-        return Applied(ask.body, 0, 1, ReplyFilter(ask.kind, Showing()), "")
+        return Applied(ask.body, 0, 1, ReplyFilter(ask.kind, Showing()), _note(rules))
     shows = rules.reasoning in (None, "show")
     _check_logprobs(ask, rules, shows)
     if ask.has_logit_bias and rules.logit_bias is False:

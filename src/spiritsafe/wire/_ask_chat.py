@@ -25,7 +25,7 @@ from spiritsafe.wire._fields import (
 )
 
 __all__ = [
-    "add_arguments",
+    "arguments",
     "count_image",
     "functions",
     "messages",
@@ -49,25 +49,24 @@ def count_image(ask: Ask, value: Any) -> None:
     ask.images += 1
 
 
-def add_arguments(ask: Ask, value: Any) -> None:
-    """Arguments of a tool call: a string of JSON, which some templates parse and write anew, or an object."""
+def arguments(ask: Ask, value: Any) -> None:
+    """Arguments of a tool call: a string of JSON, which some templates parse and write anew, or an object. The call
+    they are part of is counted too, with the string as it stands."""
     if type(value) is str:
-        ask.add_text("assistant", value)
         try:
-            value = orjson.loads(value)
+            ask.add_json(orjson.loads(value))
         except orjson.JSONDecodeError:
             return
     elif type(value) is not dict:
         bad("a string", value)
-    ask.add_json(value)
 
 
 _IMAGE = fields({"url": count_image, "detail": one_of("auto", "low", "high", "original")}, "url")
-_FUNCTION_CALL = fields({"name": said("assistant"), "arguments": add_arguments}, "name")
-_CUSTOM_CALL = fields({"name": said("assistant"), "input": said("assistant")}, "name")
+_FUNCTION_CALL = fields({"name": text(), "arguments": arguments}, "name")
+_CUSTOM_CALL = fields({"name": text(), "input": text()}, "name")
 _CALL = fields(
     {
-        "id": said("assistant"),
+        "id": text(),
         "index": whole(0),
         "type": one_of("function", "custom"),
         "function": _FUNCTION_CALL,
@@ -78,9 +77,9 @@ _MESSAGE: Mapping[str, Check] = {
     "role": free,
     "content": free,
     "name": said(""),
-    "tool_calls": every(_CALL),
+    "tool_calls": every(counted(_CALL)),
     "tool_call_id": said("tool"),
-    "function_call": _FUNCTION_CALL,
+    "function_call": counted(_FUNCTION_CALL),
     "refusal": said("assistant"),
     "reasoning": said("assistant"),
     "reasoning_content": said("assistant"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spiritsafe.wire._ask_chat import add_arguments, count_image
+from spiritsafe.wire._ask_chat import arguments, count_image
 from spiritsafe.wire._ask_types import Ask, FieldError
 from spiritsafe.wire._fields import (
     Check,
@@ -91,14 +91,17 @@ def _thought(kind: str) -> Check:
 
 
 _TOOL_PARTS = _parts_by("tool")
-_HEAD: Mapping[str, Check] = {"type": free, "id": text(), "status": _STATUS, "call_id": said("tool")}
-_CALLED: Mapping[str, Check] = {**_HEAD, "name": said("assistant"), "namespace": said("assistant")}
+_HEAD: Mapping[str, Check] = {"type": free, "id": text(), "status": _STATUS}
+_CALLED: Mapping[str, Check] = {**_HEAD, "call_id": text(), "name": text(), "namespace": text()}
+_RESULT = fields(
+    {**_HEAD, **dict.fromkeys(("call_id", "name", "namespace"), said("tool")), "output": _output}, "output"
+)
 _ITEMS: Mapping[str, Check] = {
     "message": _message,
-    "function_call": fields({**_CALLED, "arguments": add_arguments}, "name"),
-    "function_call_output": fields({**_CALLED, "output": _output}, "output"),
-    "custom_tool_call": fields({**_CALLED, "input": said("assistant")}, "name"),
-    "custom_tool_call_output": fields({**_CALLED, "output": _output}, "output"),
+    "function_call": counted(fields({**_CALLED, "arguments": arguments}, "name")),
+    "function_call_output": _RESULT,
+    "custom_tool_call": counted(fields({**_CALLED, "input": text()}, "name")),
+    "custom_tool_call_output": _RESULT,
     "reasoning": fields(
         {
             "type": free,

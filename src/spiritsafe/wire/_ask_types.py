@@ -19,6 +19,7 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _ASCII = bytes(range(128))
+_QUOTED = frozenset({"function", "tool"})
 
 
 class FieldError(Exception):
@@ -51,8 +52,8 @@ class Ask:
     messages, turns: of the conversation, and those by the user.  pieces: what a chat template may wrap in tokens of
         its own: messages, their parts, tools, tool calls; for completions and embeddings, prompts.
     text_bytes: no fewer than the bytes a template may write of everything that may become prompt tokens.
-        json_bytes: the part of it that templates write as JSON (tools, schemas).  token_ids: prompt tokens given as
-        ids, part of text_bytes as one byte each.
+        json_bytes: the part of it that is JSON (tools, schemas, tool calls).  quoted_bytes: the part that is text some
+        templates write as JSON strings (results of tools).  token_ids: prompt tokens given as ids, a byte each.
     predicted_bytes: of a prediction, whose tokens may be billed as output.
     said: (role, text) of all texts, in order.  ids: the first prompt given as token ids.
     allowed: unknown fields that the operator lets through; they count as prompt.
@@ -75,6 +76,7 @@ class Ask:
     pieces: int = 0
     text_bytes: int = 0
     json_bytes: int = 0
+    quoted_bytes: int = 0
     token_ids: int = 0
     predicted_bytes: int = 0
     images: int = 0
@@ -82,14 +84,22 @@ class Ask:
     ids: list[int] | None = None
     allowed: Collection[str] = ()
 
-    def texts(self) -> Iterator[str]:
-        """Every text that may become prompt tokens, in order; not what is given as JSON or as token ids."""
-        return (text for _, text in self.said)
+    def texts(self, *, quoted: bool = True) -> Iterator[str]:
+        """Every text that may become prompt tokens, in order; not what is given as JSON or as token ids.
+
+        quoted: with those that some templates write as JSON strings.
+        """
+        return (text for role, text in self.said if quoted or role not in _QUOTED)
 
     def add_text(self, role: str, text: str) -> None:
         """Count a text."""
         self.said.append((role, text))
-        self.text_bytes += len(text) if text.isascii() else text_size(text)
+        if role in _QUOTED:
+            size = json_size(text)
+            self.quoted_bytes += size
+        else:
+            size = len(text) if text.isascii() else text_size(text)
+        self.text_bytes += size
 
     def add_json(self, value: Any) -> None:
         """Count a value that templates write as JSON.
