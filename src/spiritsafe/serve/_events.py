@@ -1,7 +1,7 @@
 """An upstream's server-sent events as bytes: split where they end, so that most can go on as they came.
 
-`wire.SseParser` reads events for a client; here they are passed on, and decoding and writing each again would be most of
-a chunk's cost.
+`wire.SseParser` reads events for a client; here they are passed on, and decoding and writing each again would be most
+of a chunk's cost.
 """
 
 from __future__ import annotations

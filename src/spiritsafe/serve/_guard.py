@@ -224,7 +224,8 @@ class Guard:
         """A price as JSON values, for the journal; made once."""
         known = self._price_facts.get(id(price))
         if known is None or known[0] is not price:
-            known = self._price_facts[id(price)] = (price, price.model_dump(mode="json", include=set(Price.model_fields)))
+            facts = price.model_dump(mode="json", include=set(Price.model_fields))
+            known = self._price_facts[id(price)] = (price, facts)
         return known[1]
 
     async def price_times(self, identity: Identity) -> Decimal:

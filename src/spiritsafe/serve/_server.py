@@ -83,8 +83,7 @@ async def _serve_one(
             asyncio.create_task(server.serve(sockets=[listener]))
             for server, listener in zip(servers, (public, admin), strict=True)
         ]
-        while not all(server.started for server in servers) and not any(task.done() for task in running):
-            await asyncio.sleep(0.005)
+        await asyncio.gather(*(server.up.wait() for server in servers))
         _spare_the_collector()
         if on_ready:
             on_ready(url_of(public), url_of(admin))
@@ -97,7 +96,7 @@ async def _serve_one(
         await asyncio.gather(*running)
 
 
-def _server(app: Any) -> uvicorn.Server:
+def _server(app: Any) -> _QuietServer:
     config = uvicorn.Config(
         app,
         http=GuardProtocol,
@@ -116,6 +115,16 @@ def _server(app: Any) -> uvicorn.Server:
 
 
 class _QuietServer(uvicorn.Server):
+    """up: set once requests are accepted."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """uvicorn's own would raise the signal again after a clean stop; `_serve_one` handles them instead."""
