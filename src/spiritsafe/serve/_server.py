@@ -83,8 +83,8 @@ async def _serve_one(
             asyncio.create_task(server.serve(sockets=[listener]))
             for server, listener in zip(servers, (public, admin), strict=True)
         ]
-        up = asyncio.gather(*(server.up.wait() for server in servers))
-        await asyncio.wait([up, *running], return_when=asyncio.FIRST_COMPLETED)
+        for server in servers:
+            await asyncio.wait({asyncio.ensure_future(server.up.wait()), *running}, return_when=asyncio.FIRST_COMPLETED)
         _spare_the_collector()
         if on_ready:
             on_ready(url_of(public), url_of(admin))
