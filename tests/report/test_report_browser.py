@@ -14,9 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from sample_guard import NOW, fill, guard_config, open_guard
 from sample_run import write_run
-from spiritsafe.report import render_run
+from spiritsafe.report import render_guard, render_run
 from spiritsafe.runs import Run
+from spiritsafe.state import Database
 
 CHROMIUM = os.environ.get("SPIRITSAFE_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
@@ -169,3 +171,44 @@ async def test_an_empty_run_is_a_sound_page_too(port: str, tmp_path: Path) -> No
     seen = await look(port, render_run(Run.open(tmp_path / "fresh")), 390, "light")
     assert seen["complaints"] == [] and seen["overflowing"] == "" and seen["scroll"] <= 390
     assert seen["charts"] == 0 and "nothing measured yet" in seen["text"].lower()
+
+
+async def guard_page(folder: Path, *, empty: bool = False) -> Path:
+    """A guard's page, with names that no table likes."""
+    config = guard_config(f"sqlite:///{folder / 'guard.db'}", folder)
+    if empty:
+        async with await Database.open(config.state.database):
+            pass
+    else:
+        long = "Supercalifragilistic" * 5
+        async with open_guard(config) as guard:
+            await fill(guard, lambda name: f"{name}-{long}")
+            await guard.reply("nobody", model="m" * 150, status="s" * 80, policy="p" * 80, tokens_out=9_999_999_999)
+    return (await render_guard(config, folder / "guard-report.html", now=NOW)).path
+
+
+@pytest.mark.parametrize("width", [1280, 901, 661, 390, 320])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_guards_page_fits_every_width_in_light_and_dark(
+    port: str, tmp_path: Path, width: int, scheme: str
+) -> None:
+    page = await guard_page(tmp_path)
+    seen = await look(port, page, width, scheme)
+    assert seen["complaints"] == []
+    assert seen["requests"] == [page.as_uri()]
+    assert seen["scroll"] <= width and seen["inner"] == width
+    assert seen["overflowing"] == ""
+    assert seen["charts"] == 1, "one drawing is shown, the other hidden"
+    assert seen["smallest"] > 8, "the text of charts stays readable"
+    rgb = [int(x) for x in seen["background"][4:-1].split(",")]
+    assert (sum(rgb) < 150) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_a_guards_page_on_paper_and_without_requests(port: str, tmp_path: Path, empty: bool) -> None:
+    page = await guard_page(tmp_path, empty=empty)
+    seen = await look(port, page, 720, "dark", media="print")
+    assert seen["background"] == "rgb(255, 255, 255)" and seen["overflowing"] == ""
+    seen = await look(port, page, 390, "light")
+    assert seen["complaints"] == [] and seen["overflowing"] == "" and seen["scroll"] <= 390
+    assert seen["charts"] == (0 if empty else 1)

@@ -69,7 +69,7 @@ def guard_view(figures: GuardFigures, config: GuardConfig) -> dict[str, Any]:
             {
                 "who": _who(one.kind, one.id, one.name),
                 "id": one.id if one.name else None,
-                "step": _step(one),
+                "step": _step(one, config),
                 "acts": one.acts,
                 "reason": one.reason,
                 "decided": " · ".join(filter(None, (one.decided_by, _day(one.at)))),
@@ -221,11 +221,11 @@ def _tier(name: str, tier: Tier, accounts: int) -> tuple[str, list[tuple[str, st
     ]
 
 
-def _step(one: OnLadder) -> str:
+def _step(one: OnLadder, config: GuardConfig) -> str:
     step = one.step.replace("_", " ")
     if one.step == "observe":
         return step
-    return f"{step}, {'in shadow' if one.shadow else 'acts' if one.acts else 'turned off'}"
+    return f"{step}, {'acts' if one.acts else 'in shadow' if one.shadow or config.ladder.shadow else 'turned off'}"
 
 
 def _terms(figures: GuardFigures, config: GuardConfig) -> str:
@@ -236,11 +236,11 @@ def _terms(figures: GuardFigures, config: GuardConfig) -> str:
         return f"Version {version} is in force; there are no accounts yet."
     if not missing:
         return f"Every active account has accepted version {version}."
-    refused = (
-        "and are refused until they do" if config.terms.required else "and may ask all the same: it is not required"
-    )
-    who = "One active account has" if missing == 1 else f"{count(missing)} active accounts have"
-    return f"{who} not accepted version {version}, {refused}."
+    one = missing == 1
+    who = "One active account has" if one else f"{count(missing)} active accounts have"
+    refused = "is refused until it does" if one else "are refused until they do"
+    so = refused if config.terms.required else "may ask all the same: it is not required"
+    return f"{who} not accepted version {version}, and {so}."
 
 
 def _who(kind: str, id: str | None, name: str | None) -> str:
