@@ -50,11 +50,10 @@ async def answer(call: Call, send: Send) -> None:
     if ask.stream:
         await relay_stream(call, upstream, reply, send)
         return
-    raw, data, usage = await read_whole(call, upstream, reply)
+    data, usage = await read_whole(call, upstream, reply)
     if call.applied.summarise:
         data = await _with_summary(call, data)
-        raw = b""
-    await send_whole(call, send, filtered(call, raw, data), usage)
+    await send_whole(call, send, filtered(call, data), usage)
 
 
 async def _send_canary(call: Call, send: Send, canary: CanaryAnswer) -> None:
@@ -108,8 +107,8 @@ async def _settle_second(call: Call, second: Granted, outcomes: Sequence[Any]) -
 
 async def _one_of_two(call: Call, body: dict[str, Any]) -> tuple[dict[str, Any], Usage]:
     upstream, reply = await ask_upstream(call, body)
-    raw, data, usage = await read_whole(call, upstream, reply)
-    return orjson.loads(filtered(call, raw, data)), usage
+    data, usage = await read_whole(call, upstream, reply)
+    return call.applied.filter.whole(data), usage
 
 
 async def _send_made(call: Call, send: Send, reply: dict[str, Any], usage: Usage, choice: Choice | None = None) -> None:
@@ -135,7 +134,7 @@ async def _with_summary(call: Call, data: dict[str, Any]) -> dict[str, Any]:
         return reply
     try:
         upstream, answered = await ask_upstream(call, summary_request(reasoning, call.ask.model))
-        _, said, _ = await read_whole(call, upstream, answered)
+        said, _ = await read_whole(call, upstream, answered)
         message["reasoning_content"] = said["choices"][0]["message"]["content"]
     except (ApiError, UpstreamFailure, KeyError, IndexError, TypeError):
         call.policy.append("summary=failed")

@@ -105,6 +105,7 @@ class Guard:
         config, stack = self.config, self._stack
         name = f"{socket.gethostname()}-{worker}"
         self.secrets = GuardSecrets.load(config.state.secrets)
+        self._sketch_key = self.secrets.derive("sketches")
         self.keys = None
         if config.watermark is not None:
             self._keys_written = config.watermark.keys.stat().st_mtime_ns if config.watermark.keys.exists() else 0
@@ -218,7 +219,7 @@ class Guard:
 
     def sketch(self, ask: Ask) -> Sketch:
         """What the ledger keeps in place of the prompt."""
-        return sketch_of(ask, keep_prompt=self.config.ledger.store_prompts)
+        return sketch_of(ask, key=self._sketch_key, keep_prompt=self.config.ledger.store_prompts)
 
     def price_facts(self, price: Price) -> dict[str, Any]:
         """A price as JSON values, for the journal; made once."""

@@ -30,7 +30,7 @@ from spiritsafe.serve._http import (
     read_body,
     send_error,
 )
-from spiritsafe.serve._limits import Denied, buckets_for, rate_headers
+from spiritsafe.serve._limits import Denied, Granted, buckets_for, rate_headers
 from spiritsafe.serve._types import Demand, Identity
 from spiritsafe.state import Unavailable
 from spiritsafe.wire import ApiError, Ask, AskKind, parse_ask
@@ -113,14 +113,17 @@ class Handler:
         applied = guard.apply(ask, identity)
         upstream = guard.upstreams.pick(ask.model)
         assert upstream is not None  # every listed model has one
-        tokens_in, tokens_out = guard.meter.worst(ask, applied, upstream.config)
         key_id = await self._mark_for(ask, identity)
         price = guard.meter.price(ask.model, upstream.config, now)
         times = await guard.price_times(identity)
-        worst = -(-price.worst_case(tokens_in, tokens_out) * times // 1000)
+        plan = buckets_for(guard.config, identity, ask.model, now)
         call_id = f"req_{self._process}{next(self._numbers):08x}"
-        buckets = buckets_for(guard.config, identity, ask.model, now).demand(Demand(tokens_in, tokens_out, int(worst)))
-        outcome = await guard.limiter.reserve(buckets, call_id)
+        for tight in (False, True):
+            tokens_in, tokens_out = guard.meter.worst(ask, applied, upstream.config, tight=tight)
+            worst = int(-(-price.worst_case(tokens_in, tokens_out) * times // 1000))
+            outcome = await guard.limiter.reserve(plan.demand(Demand(tokens_in, tokens_out, worst)), call_id)
+            if isinstance(outcome, Granted) or upstream.config.tokenizer is None:
+                break  # a tokenizer can bound the prompt closer, at a cost that only a refusal is worth
         headers = [(b"x-request-id", call_id.encode()), *rate_headers(outcome)]
         if isinstance(outcome, Denied):
             raise Refusal(outcome.to_error(), headers, outcome.rule)

@@ -27,8 +27,8 @@ _STREAM_HEADERS = (
 _DONE = b"[DONE]"
 
 
-async def read_whole(call: Call, upstream: UpstreamState, reply: Reply) -> tuple[bytes, dict[str, Any], Usage]:
-    """A whole reply: its bytes, what they say, and what it used.
+async def read_whole(call: Call, upstream: UpstreamState, reply: Reply) -> tuple[dict[str, Any], Usage]:
+    """A whole reply, and what it used.
 
     Raises:
         UpstreamFailure: it broke off or is no JSON object.
@@ -46,7 +46,7 @@ async def read_whole(call: Call, upstream: UpstreamState, reply: Reply) -> tuple
     usage, note = call.guard.meter.usage(call.ask, call.applied, data, upstream.config)
     if note:
         call.policy.append(note)
-    return raw, data, usage
+    return data, usage
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -65,10 +65,9 @@ def _failed(call: Call, upstream: UpstreamState, failure: UpstreamFailure) -> No
     call.guard.tell.upstream_failed(upstream, failure.kind)
 
 
-def filtered(call: Call, raw: bytes, data: dict[str, Any]) -> bytes:
-    """The reply as it may leave. raw: the bytes it came as; empty if `data` is no longer that."""
-    reply_filter = call.applied.filter
-    return raw if raw and reply_filter.passes(raw) else orjson.dumps(reply_filter.whole(data))
+def filtered(call: Call, data: dict[str, Any]) -> bytes:
+    """The reply as it may leave; `data` is changed."""
+    return orjson.dumps(call.applied.filter.whole(data))
 
 
 async def send_whole(call: Call, send: Send, body: bytes, usage: Usage) -> None:
@@ -184,11 +183,8 @@ class _Stream:
         self._meter.feed(data)
         if self._meter.overrun:
             raise UpstreamFailure("garbage", "streams on beyond what was asked for")
-        if self._filter.passes(event.data):
-            passed = event.encode(event.data)
-        else:
-            kept = self._filter.chunk(data)
-            passed = b"" if kept is None else event.encode(orjson.dumps(kept))
+        kept = self._filter.chunk(data)
+        passed = b"" if kept is None else event.encode(orjson.dumps(kept))
         if self._meter.finished:
             # after the last token: these wait until the account is closed
             self.last += passed
