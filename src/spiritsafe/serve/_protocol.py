@@ -96,7 +96,10 @@ class GuardProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._head_timer = None
-        self._refuse(ApiError(408, "the request's headers did not arrive in time"))
+        if self._head_bytes:
+            self._refuse(ApiError(408, "the request's headers did not arrive in time"))
+        else:  # nothing was asked: a pool that keeps the connection would take an answer for its next request's
+            self.transport.close()
 
     def _refuse(self, error: ApiError) -> None:
         """Answer outside of any request, and close. A reply under way on this connection is cut instead."""
