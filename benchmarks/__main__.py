@@ -10,6 +10,8 @@ HERE = Path(__file__).parent
 NAMES = (
     "collector",
     "engine",
+    "guard",
+    "guard_soak",
     "loss",
     "train_step",
     "watermark_hf",

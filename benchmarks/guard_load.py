@@ -77,6 +77,9 @@ class Client(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        if not self.waiting:  # a server that gives up on an idle connection may say so
+            self.transport.abort()
+            return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -99,7 +102,7 @@ class Client(asyncio.Protocol):
 async def open_loop(target: Target, rate: float, seconds: float) -> dict[str, Any]:
     """`rate` requests a second for `seconds`; as many connections as it takes, at most 900."""
     loop = asyncio.get_running_loop()
-    count, raw = int(rate * seconds), target.raw()
+    count, raw = round(rate * seconds), target.raw()
     free: list[Client] = []
     queue: deque[float] = deque()
     due_of: dict[Client, float] = {}

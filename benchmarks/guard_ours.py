@@ -20,12 +20,19 @@ from guard_peers import BODY, CPU_ENV, PRICE, Side, answered, free_port, process
 
 SPIRITSAFE = Path(sys.executable).parent / "spiritsafe"
 TIER = {
-    "requests_per_min": 10**8, "tokens_per_min": 10**12, "usd_per_day": 10**6, "usd_per_month": 10**7,
-    "usd_lifetime": 10**8, "concurrency": 10**5,
+    "requests_per_min": 10**8, "tokens_per_min": 10**11, "usd_per_day": 10**6, "usd_per_month": 10**6,
+    "usd_lifetime": 9 * 10**6, "concurrency": 10**5,
 }  # fmt: skip
 
 
-def write_config(folder: Path, upstream: int, mode: str = "", tier: dict[str, Any] | None = None, **more: Any) -> Path:
+def write_config(
+    folder: Path,
+    upstream: int,
+    mode: str = "",
+    tier: dict[str, Any] | None = None,
+    price: dict[str, float] | None = None,
+    **more: Any,
+) -> Path:
     """`folder`/guard.yaml; `more` replaces whole sections."""
     config = {
         "listen": f"127.0.0.1:{free_port()}",
@@ -36,7 +43,7 @@ def write_config(folder: Path, upstream: int, mode: str = "", tier: dict[str, An
                 "name": "mock",
                 "base_url": f"http://127.0.0.1:{upstream}{mode}/v1",
                 "models": [BODY["model"]],
-                "price": PRICE,
+                "price": PRICE if price is None else price,
             }
         ],
         "terms": {"version": "2026-11", "url": "https://example.org/terms"},
