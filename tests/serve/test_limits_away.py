@@ -175,13 +175,17 @@ async def test_a_redis_that_hangs_is_away_after_the_timeout_and_then_at_once(
     server: services.Service, open_limiter: Opener
 ) -> None:
     limiter = await open_limiter(Book(), timeout_s=0.1)
-    first = await limiter.reserve(money(100), "before")
+    same = money(100)
+    first = await limiter.reserve(same, "before")
     assert isinstance(first, Granted)
     assert server.process is not None
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
-        outcomes = await asyncio.gather(*(limiter.reserve(money(100), f"during{n}") for n in range(20)))
+        outcomes = await asyncio.gather(*(limiter.reserve(same, f"during{n}") for n in range(20)))
         assert all(isinstance(outcome, Denied) for outcome in outcomes)
+        assert len(limiter._dues._due) == 20  # Redis may yet do what it was asked
+        assert isinstance(await limiter.reserve(same, "after"), Denied)  # at once: nobody asks it again
+        assert len(limiter._dues._due) == 20
         assert await limiter.settle(first.ticket, Demand(nano=40)) == ()
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
@@ -294,14 +298,14 @@ async def test_a_reservation_that_redis_lost_with_its_worker_is_charged_from_the
     dead._task.cancel()
     dead._store.line.close()
     await restart(server, live)
-    await live.reserve(money(0), "first")
+    await live.reserve(money(500), "runs")
     # one whose row is in the ledger before it is recovered, as the guard does it; one whose row is not
     book.append("o0", (money(0))[:1], 60)
     await book.flush()
     for _ in range(2):
         await live.recover(facts[0], Demand(nano=60))
         await live.recover(facts[1], Demand(nano=50))
-    assert await used(live) == (110, 0)
+    assert await used(live) == (110, 500)
 
 
 async def test_a_worker_that_missed_the_seeding_tells_what_it_holds_afterwards(

@@ -216,6 +216,26 @@ def test_windows_do_not_go_back_when_the_wall_clock_does() -> None:
     assert isinstance(ask("after it"), Granted)
 
 
+def test_what_is_used_while_the_clock_is_set_back_counts_in_the_newest_window() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock=clock.monotonic_ns, wall=clock.wall)
+    config, who = tier_config(usd_per_day=1), identity()
+
+    def ask(nano: int, name: str) -> Granted | Denied:
+        plan = buckets_for(config, who, "m", clock.now)
+        outcome: Granted | Denied = now(limiter.reserve(plan.demand(Demand(nano=nano)), name))
+        return outcome
+
+    assert isinstance(ask(USD // 2, "today"), Granted)
+    clock.step(-DAY)
+    set_back = ask(USD // 4, "yesterday")
+    assert isinstance(set_back, Granted)
+    clock.step(DAY)
+    assert isinstance(ask(USD // 4 + 1, "too much"), Denied)
+    now(limiter.refund(set_back.ticket))
+    assert isinstance(ask(USD // 2, "all that is left"), Granted)
+
+
 def test_settlements_count_in_the_window_of_the_reservation() -> None:
     clock = Clock()
     limiter = MemoryLimiter(clock=clock.monotonic_ns, wall=clock.wall)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ class Replayed:
 
 
 def play(size: int, history: list[tuple[int, str, int, int]]) -> Replayed:
-    replayed = Replayed(size, 5000)
+    replayed, merged = Replayed(size, 5000), False
     for passed, what, number, thousandths in history:
         replayed.now += passed
         if what == "take":
@@ -61,8 +62,8 @@ def play(size: int, history: list[tuple[int, str, int, int]]) -> Replayed:
             replayed.close(number, thousandths)
         replayed.rate.drain(replayed.now, size)
         assert replayed.rate.level >= replayed.true_level  # never gives more back than was taken
-        if len(replayed.rate.lows) < _rate.MOST_LOWS:
-            assert replayed.rate.level == replayed.true_level
+        merged = merged or len(replayed.rate.lows) >= _rate.MOST_LOWS
+        assert merged or replayed.rate.level == replayed.true_level
     return replayed
 
 
@@ -72,6 +73,26 @@ def test_the_level_is_what_it_would_be_had_the_true_amounts_been_known(
     size: int, history: list[tuple[int, str, int, int]]
 ) -> None:
     play(size, history)
+
+
+def test_histories_with_many_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rate, "MOST_LOWS", 1000)
+    rng = random.Random(5)
+    for _ in range(600):
+        size = rng.choice([60, 1000])
+        history = [
+            (
+                rng.choice([0, 1, 100, 1000, 5000]),
+                rng.choice(["take", "take", "close"]),
+                rng.randrange(300),
+                rng.choice([0, 0, 500, 1000, 1050]),
+            )
+            for _ in range(50)
+        ]
+        play(
+            size,
+            [(passed, what, rng.randrange(1000) if what == "close" else n, part) for passed, what, n, part in history],
+        )
 
 
 @given(size=st.sampled_from([60, 1000]), history=steps, most=st.integers(1, 3))

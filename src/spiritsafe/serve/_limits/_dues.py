@@ -73,12 +73,6 @@ class Dues:
                 await self._adopt(ticket)
                 ticket.generation, ticket.tracked = self._store.latest, True
 
-    def registered(self, ids: set[str], generation: str) -> None:
-        """These tickets were told when that generation was seeded."""
-        for request_id in ids:
-            if (ticket := self.open.get(request_id)) is not None:
-                ticket.generation, ticket.tracked = generation, True
-
     async def close(self, ticket: Ticket, actual: Demand, *, bury: bool = False) -> tuple[Crossing, ...]:
         """Close a ticket of whichever process, in whichever state it is. Raises `Away` or `Unavailable`."""
         for _ in range(_TRIES):

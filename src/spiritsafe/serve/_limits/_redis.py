@@ -283,8 +283,6 @@ class RedisLimiter:
                 return
         name = generation.decode()
         if name != store.generation:
-            if self._seeding.joined is not None and name.startswith(self._seeding.joined + ":"):
-                self._dues.registered(self._seeding.registered, name)
             store.generation = store.latest = name
             self._whole.set()
             _log.info("limits: Redis at %s holds them", store.line.name)

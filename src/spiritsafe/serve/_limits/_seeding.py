@@ -29,7 +29,7 @@ _TRIES = 50
 class Seeding:
     """This worker's part in it. flush: makes sure that the ledger's rows of this process are in the database.
 
-    joined: the round in which this worker has told its reservations.  registered: the ids of those.
+    joined: the round in which this worker has told its reservations.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class Seeding:
     ) -> None:
         self._store, self._totals, self._flush, self._grace_s = store, totals, flush, grace_s
         self.joined: str | None = None
-        self.registered: set[str] = set()
 
     async def attend(self, leader: str | None, tickets: Iterable[Ticket]) -> bool:
         """Take part in the round that runs, or lead one; True if it was led to its end.
@@ -80,7 +79,7 @@ class Seeding:
             keys = [*self._keys(round_), *(store.ticket_prefix + ticket.id for ticket in part)]
             if (await store.run("join", keys, words))[0] == 0:
                 return
-        self.joined, self.registered = round_, {ticket.id for ticket in tickets}
+        self.joined = round_
 
     async def _begin(self, round_: str) -> None:
         store, keys = self._store, self._keys(round_)
