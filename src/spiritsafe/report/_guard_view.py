@@ -126,7 +126,8 @@ def _chart(days: Sequence[tuple[str, Amounts]]) -> Any:
     try:
         return days_plot([day for day, _ in days], panels)
     except ModuleNotFoundError as error:
-        return f"Not drawn: the package {error.name} is not installed. The numbers are below."
+        missing = f"the package {error.name} is not installed (pip install 'spiritsafe[report]')"
+        return f"Not drawn: {missing}. The numbers are below."
 
 
 def _cells(amounts: Amounts) -> list[tuple[str, str]]:
