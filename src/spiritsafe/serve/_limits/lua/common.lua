@@ -20,7 +20,7 @@ local function allowance_read(raw)
 end
 
 local function allowance_write(key, a)
-  redis.call('SET', key, a.window .. ' ' .. whole(a.settled) .. ' ' .. whole(a.held), 'PX', IDLE_MS)
+  redis.call('SET', key, string.format('%s %.0f %.0f', a.window, a.settled, a.held), 'PX', IDLE_MS)
 end
 
 local function allowance_roll(a, window)
@@ -33,20 +33,20 @@ local function rate_new(now)
 end
 
 local function rate_read(raw)
-  local n = {}
-  for digits in string.gmatch(raw, '%d+') do n[#n + 1] = tonumber(digits) end
-  local r = {level = n[1], at = n[2], born = n[3], count = n[4], fresh = n[5], lows = {}}
-  for i = 6, #n, 3 do r.lows[#r.lows + 1] = {n[i], n[i + 1], n[i + 2]} end
+  local level, at, born, count, fresh, rest = string.match(raw, '^(%d+) (%d+) (%d+) (%d+) (%d+)(.*)$')
+  local r = {level = tonumber(level), at = tonumber(at), born = tonumber(born), count = tonumber(count),
+             fresh = tonumber(fresh), lows = {}}
+  for last, lowest, open in string.gmatch(rest, '(%d+) (%d+) (%d+)') do
+    r.lows[#r.lows + 1] = {tonumber(last), tonumber(lowest), tonumber(open)}
+  end
   return r
 end
 
 local function rate_write(key, r, size)
-  local n = {whole(r.level), whole(r.at), whole(r.born), whole(r.count), whole(r.fresh)}
-  for _, low in ipairs(r.lows) do
-    for i = 1, 3 do n[#n + 1] = whole(low[i]) end
-  end
+  local text = string.format('%.0f %.0f %.0f %.0f %.0f', r.level, r.at, r.born, r.count, r.fresh)
+  for _, low in ipairs(r.lows) do text = text .. string.format(' %.0f %.0f %.0f', low[1], low[2], low[3]) end
   local drained = size > 0 and math.ceil(r.level / size) or 0
-  redis.call('SET', key, table.concat(n, ' '), 'PX', whole(drained + PERIOD_MS))
+  redis.call('SET', key, text, 'PX', whole(drained + PERIOD_MS))
 end
 
 local function rate_drain(r, now, size)

@@ -16,11 +16,9 @@ for i = 5, #KEYS do
     held[b] = {ARGV[at], kind, tonumber(ARGV[at + 2]), mark}
   end
   a = a + 2 + #held * 4
-  if redis.call('GET', KEYS[i]) ~= 'done' then
-    local ticket = {ARGV[2], now + tonumber(ARGV[4]), true, ARGV[1], held}
-    redis.call('SET', KEYS[i], cmsgpack.pack(ticket), 'PX', TICKET_MS)
-    redis.call('ZADD', KEYS[4], whole(now), id)
-  end
+  local ticket = {ARGV[2], now + tonumber(ARGV[4]), true, ARGV[1], held}
+  redis.call('SET', KEYS[i], cmsgpack.pack(ticket), 'PX', TICKET_MS)
+  redis.call('ZADD', KEYS[4], whole(now), id)
 end
 if ARGV[5] == '1' then
   redis.call('SADD', KEYS[3], ARGV[2])

@@ -6,8 +6,9 @@
 -- Answers {1, now, level...} granted, {0, now, level, window...} refused, {-1} other generation, {-2, i...} allowances
 -- that are unknown, {-3} a ticket of this id was made before.
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {-1} end
-if redis.call('EXISTS', KEYS[2]) == 1 then return {-3} end
+local raws = redis.call('MGET', unpack(KEYS))  -- one call; of what is no text it says nothing
+if raws[1] ~= ARGV[1] then return {-1} end
+if raws[2] then return {-3} end
 local now, id, force = clock(ARGV[2]), ARGV[3], ARGV[6] == '1'
 local deadline = now + tonumber(ARGV[5])
 local buckets, unknown, granted = {}, {-2}, true
@@ -16,13 +17,13 @@ for i = 1, #KEYS - 3 do
   local kind, size, amount, window = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), ARGV[a + 3]
   local b = {key = KEYS[i + 3], kind = kind, size = size, amount = amount, keep = true, level = 0}
   if kind == '0' then
-    local raw = redis.call('GET', b.key)
+    local raw = raws[i + 3]
     b.state = raw and rate_read(raw) or rate_new(now)
     b.level = rate_drain(b.state, now, size)
     b.over = b.level + amount * PERIOD_MS > size * PERIOD_MS
     b.keep = not force
   elseif kind == '1' then
-    local raw = redis.call('GET', b.key)
+    local raw = raws[i + 3]
     if raw then
       b.state = allowance_read(raw)
       allowance_roll(b.state, window)

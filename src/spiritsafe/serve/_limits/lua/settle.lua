@@ -5,9 +5,10 @@
 -- Answers {1, i, settled...} the allowances that went over their near limit, {0} no such ticket, {2} it was closed, and
 -- Redis remembers that, {-1} other generation.
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {-1} end
+local raws = redis.call('MGET', unpack(KEYS))  -- one call; of what is no text it says nothing
+if raws[1] ~= ARGV[1] then return {-1} end
 local now, id = clock(ARGV[2]), ARGV[3]
-local raw = redis.call('GET', KEYS[2])
+local raw = raws[2]
 if raw == 'done' then return {2} end
 if not raw then
   if ARGV[4] == '1' then redis.call('SET', KEYS[2], 'done', 'PX', DONE_MS) end
@@ -20,7 +21,7 @@ for i, held in ipairs(ticket[5]) do
   local a = 5 + (i - 1) * 3
   local size, taken, near = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
   if mark then
-    local state = kind ~= '2' and redis.call('GET', key)
+    local state = raws[i + 3]
     if kind == '2' then
       redis.call('ZREM', key, id)
     elseif state and kind == '0' then
