@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ async def test_money_that_is_used_up_is_402_and_says_what_is_left_and_when() -> 
         "usd_per_day of this account is $5, with $0.02 left, and this request may take $0.03;"
         " try again in 12h0m0s (2026-11-25 00:00 UTC)"
     )
+    assert denied.message in (Path(__file__).parents[2] / "docs/guard/limits.md").read_text()
     assert denied.retry_after_s == 43200
     error = denied.to_error()
     assert error.to_dict()["error"] | {"message": ""} == {
