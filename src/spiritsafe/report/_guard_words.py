@@ -25,6 +25,8 @@ def guard_verdict(figures: GuardFigures) -> Verdict:
         return Verdict("poor", "The ledger is not whole", sentence)
     rows = f"All {count(books.rows)} rows" if books.from_start else f"The newest {count(books.rows)} rows"
     chain = f"{rows} of the ledger follow one another unbroken, each with the hash of its content"
+    if books.rows == 1:
+        chain = "The one row read has the hash of its content and follows the row before it"
     ledger = "The ledger is whole" if books.from_start else "The newest part of the ledger is whole"
     if books.totals == "differ":
         sentence = f"{chain}, but the running totals, which limits and bills rest on, are not the sums of the rows."
