@@ -23,17 +23,16 @@ from spiritsafe.serve._accounts import Accounts
 from spiritsafe.serve._canaries import Canaries
 from spiritsafe.serve._config import GuardConfig, WatermarkConfig
 from spiritsafe.serve._ladder import Ladder
-from spiritsafe.serve._limits import Limiter, MemoryLimiter, TotalsSource, price_times
+from spiritsafe.serve._limits import Limiter, open_limiter, price_times
 from spiritsafe.serve._logs import Logs
 from spiritsafe.serve._meter import Meter
 from spiritsafe.serve._metrics import Metrics
 from spiritsafe.serve._peer import Peers
 from spiritsafe.serve._policy import Applied, apply_output, output_rules
-from spiritsafe.serve._recovery import recover_lost
+from spiritsafe.serve._recovery import settle_lost, write_lost
 from spiritsafe.serve._second_replies import SecondReplies
 from spiritsafe.serve._secrets import GuardSecrets
 from spiritsafe.serve._sketch import Sketch, sketch_of
-from spiritsafe.serve._spent import totals_source
 from spiritsafe.serve._telling import Telling
 from spiritsafe.serve._traces import Traces
 from spiritsafe.serve._twins import Twins
@@ -132,11 +131,12 @@ class Guard:
         stack.push_async_callback(self.ledger.aclose)
         self.ledger.on_commit = self.journal.forget
         self.accounts = await Accounts.open(self.db, self.secrets, config, self.ledger, keys=self.keys)
-        self.limiter = await open_limiter(config, totals_source(self.db), self.ledger, name)
+        lost = await write_lost(config.state.journal_folder, self.ledger)
+        self.limiter = await open_limiter(config, worker=name, db=self.db, flush=self.ledger.flush)
         stack.push_async_callback(self.limiter.aclose)
-        lost = await recover_lost(config.state.journal_folder, self.ledger, self.limiter)
+        self._lost = await settle_lost(lost, self.limiter)
         if lost:
-            self.logs.event("recovered", requests=lost)
+            self.logs.event("recovered", requests=len(lost))
         self.webhooks, self.twins = Webhooks(self.db, config), Twins(self.db, config)
         self.canaries = await Canaries.open(self.db, config, self.ledger)
         self.ladder = Ladder(self.db, config, self.accounts, self.ledger, self.webhooks)
@@ -264,6 +264,8 @@ class Guard:
     async def _refresh(self) -> None:
         await self.accounts.refresh()
         await self.canaries.refresh()
+        if self._lost:
+            self._lost = await settle_lost(self._lost, self.limiter)
         marks = self.config.watermark
         if marks is not None and (written := marks.keys.stat().st_mtime_ns) != self._keys_written:  # rotated
             self.keys, self._keys_written = await asyncio.to_thread(_watermark_keys, marks), written
@@ -289,15 +291,6 @@ class Guard:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def open_limiter(config: GuardConfig, totals: TotalsSource, ledger: Ledger, worker: str) -> Limiter:
-    """The limits' state as configured: this process's memory, or a Redis that replicas share."""
-    if config.state.limits == "memory":
-        return MemoryLimiter(totals=totals)
-    from spiritsafe.serve._limits import RedisLimiter
-
-    return await RedisLimiter.open(config.state.limits, worker=worker, totals=totals, flush=ledger.flush)
 
 
 def _watermark_keys(marks: WatermarkConfig) -> KeySet:

@@ -13,28 +13,46 @@ from spiritsafe.serve._call import NOTHING, charge
 from spiritsafe.serve._limits import Limiter
 from spiritsafe.serve._types import Demand
 from spiritsafe.spend import Price
+from spiritsafe.state import Unavailable
 
-__all__ = ["recover_lost"]
+__all__ = ["Lost", "settle_lost", "write_lost"]
 
 _log = logging.getLogger("spiritsafe.serve")
 
 
-async def recover_lost(folder: Path, ledger: Ledger, limiter: Limiter) -> int:
-    """Write the rows that processes of this machine left in their journals, and give their reservations back; how many.
+Lost = tuple[Orphan, LedgerRow]
+
+
+async def write_lost(folder: Path, ledger: Ledger) -> list[Lost]:
+    """Write the rows that dead processes of this machine left in their journals. To be settled by `settle_lost`.
 
     A request whose row was journalled counts as it was. Of one that was still under way, what had been released counts:
     nothing for a whole reply, the journal's upper bound for a stream.
     """
-    orphans = await asyncio.to_thread(recover, folder)
-    rows = [(orphan, row) for orphan in orphans if (row := orphan.row or _lost(orphan)) is not None]
-    await asyncio.gather(*[ledger.append(row) for _, row in rows])
-    for orphan, row in rows:
+    lost: list[Lost] = []
+    for orphan in await asyncio.to_thread(recover, folder):
+        row = orphan.row or _lost(orphan)
+        if row is None:
+            orphan.done()
+        else:
+            lost.append((orphan, row))
+    await asyncio.gather(*[ledger.append(row) for _, row in lost])
+    return lost
+
+
+async def settle_lost(lost: list[Lost], limiter: Limiter) -> list[Lost]:
+    """Give the reservations of lost requests back; those that could not be, as the limits' state is away."""
+    left: list[Lost] = []
+    for orphan, row in lost:
         ticket = orphan.facts.get("ticket")
-        if ticket is not None:
-            await limiter.recover(ticket, Demand(row.tokens_in, row.tokens_out, -(-row.pico // 1000)))
-    for orphan in orphans:
-        orphan.done()
-    return len(orphans)
+        try:
+            if ticket is not None:
+                await limiter.recover(ticket, Demand(row.tokens_in, row.tokens_out, -(-row.pico // 1000)))
+        except Unavailable:
+            left.append((orphan, row))
+        else:
+            orphan.done()
+    return left
 
 
 def _lost(orphan: Orphan) -> LedgerRow | None:
