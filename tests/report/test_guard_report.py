@@ -1,4 +1,4 @@
-"""A guard's report: its figures are those of the rows, its verdict notices every forgery, and it tells no more than it may."""
+"""A guard's report: its figures are those of the rows, and it tells no more than it may."""
 
 from __future__ import annotations
 
@@ -14,35 +14,18 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from page_kit import Page
+from guard_report_kit import SECTIONS, filled, report
 from sample_guard import DAY, NOW, PERSONAL, PROMPT, fill, guard_config, open_guard
 from spiritsafe.errors import BadInput
-from spiritsafe.ledger import LedgerRow, write_checkpoint
-from spiritsafe.report import GuardReport, render_guard
-from spiritsafe.serve._config import GuardConfig, LimitSet
+from spiritsafe.report import GuardReport
+from spiritsafe.serve._config import GuardConfig
 from spiritsafe.state import Database
-
-SECTIONS = [
-    "days", "models", "accounts", "statuses", "latency", "allowances", "policy", "ladder", "terms", "suspended",
-    "checked", "limits",
-]  # fmt: skip
-
-
-async def report(config: GuardConfig, folder: Path, **options: Any) -> tuple[Page, GuardReport]:
-    written = await render_guard(config, folder / "guard-report.html", now=NOW, **options)
-    return Page(written.path), written
 
 
 @pytest.fixture
 def config(database_url: str, tmp_path: Path) -> GuardConfig:
     return guard_config(database_url, tmp_path)
-
-
-async def filled(config: GuardConfig) -> tuple[dict[str, str], list[LedgerRow]]:
-    async with open_guard(config) as guard:
-        return await fill(guard), guard.rows
 
 
 # What it says
@@ -236,193 +219,6 @@ async def test_a_running_guard_may_write_meanwhile(config: GuardConfig, tmp_path
         finally:
             done.set()
             await asking
-
-
-# Who is near a limit
-
-
-async def near(config: GuardConfig, tmp_path: Path) -> set[tuple[str, str, str, int, bool]]:
-    _, written = await report(config, tmp_path)
-    return {
-        (n.subject, n.name or n.id or "", n.rule, round(100 * n.share), n.shadow) for n in written.figures.near.found
-    }
-
-
-async def test_allowances_are_those_the_limiter_holds(config: GuardConfig, tmp_path: Path) -> None:
-    tiers = {
-        "default": {
-            "usd_per_day": 1,
-            "usd_per_month": 4,
-            "usd_lifetime": 5,
-            "tokens_per_day": 1000,
-            "requests_per_day": 3,
-        },
-        "grows": {"usd_lifetime": 1, "usd_lifetime_per_day": "0.5"},
-        "shade": {"usd_per_day": 1, "shadow": True},
-    }
-    config = guard_config(
-        config.state.database,
-        tmp_path,
-        tiers=tiers,
-        organisations={"acme": {"usd_per_day": 2}},
-        limits={"models": {"large": {"usd_per_day": 1}}, "clusters": {"usd_per_day": "2.5"}},
-    )
-    async with open_guard(config) as guard:
-        day = await guard.account("day", org="acme", cluster="c1")
-        await guard.reply(day, usd=0.79, org="acme")
-        await guard.reply(day, usd=0.01, org="acme")
-        month = await guard.account("month", org="acme")
-        await guard.reply(month, usd=1.1, org="acme")  # over the day, and the organisation with the one above
-        await guard.reply(month, usd=2.2, days_ago=12)
-        await guard.reply(month, usd=1.0, days_ago=25)  # another month, but the same life
-        young = await guard.account("young", tier="grows", age_days=1)
-        old = await guard.account("old", tier="grows", age_days=30)
-        for account in (young, old):
-            await guard.reply(account, usd=1.35, days_ago=0.2)
-        await guard.reply(await guard.account("shade", tier="shade", cluster="c1"), usd=1.2)
-        spared = await guard.account(
-            "spared", limits=LimitSet(usd_per_day=100, tokens_per_day=10_000, requests_per_day=2)
-        )
-        await guard.reply(spared, usd=0.95, model="large", tokens_in=400, tokens_out=550)
-        await guard.reply(await guard.account("words"), tokens_in=400, tokens_out=400)
-    assert await near(config, tmp_path) == {
-        ("account", "day", "usd_per_day", 80, False),
-        ("account", "month", "usd_per_day", 110, False),
-        ("account", "month", "usd_per_month", 82, False),
-        ("account", "month", "usd_lifetime", 86, False),
-        ("account", "young", "usd_lifetime", 90, False),
-        ("account", "shade", "usd_per_day", 120, True),
-        ("account", "words", "tokens_per_day", 80, False),
-        ("organisation", "acme", "usd_per_day", 95, False),
-        ("cluster", "c1", "usd_per_day", 80, False),
-        ("model", "large", "usd_per_day", 95, False),
-    }
-
-
-async def test_nothing_allowed_and_accounts_on_lost_tiers_do_not_stop_it(config: GuardConfig, tmp_path: Path) -> None:
-    async with open_guard(config) as guard:
-        await guard.reply(await guard.account("lost", tier="gold"), usd=1)
-        zero = await guard.account("zero", limits=LimitSet(usd_lifetime=0))
-        await guard.reply(zero, usd=0.5)
-    config = guard_config(config.state.database, tmp_path, tiers={"default": {}})
-    page, written = await report(config, tmp_path)
-    assert written.figures.near.unknown_tier == 1 and "1 account is on a tier that the config lacks" in page.text
-    assert "nothing allowed" in page.text
-
-
-# What the verdict notices
-
-
-async def change(config: GuardConfig, sql: str, *arguments: Any) -> None:
-    async with await Database.open(config.state.database) as db:
-        assert await db.execute(sql, *arguments) > 0
-
-
-@pytest.mark.parametrize(
-    ("forgery", "says"),
-    [
-        ("UPDATE ledger SET payload = REPLACE(payload, '\"tokens_out\":', '\"tokens_out\":1') WHERE seq = 150", "row 150: changed"),
-        ("DELETE FROM ledger WHERE seq = 150", "row 150: missing"),
-        ("UPDATE ledger SET prev_hash = hash WHERE seq = 150", "row 150"),
-        ("UPDATE ledger SET ts = ts + 1 WHERE seq = 150", "row 150: ts beside the chain"),
-        ("UPDATE ledger SET payload = 'x' WHERE seq = 150", "row 150: its content is not that of a ledger row"),
-        ("DELETE FROM ledger WHERE seq > 150", "rows are gone"),
-        ("UPDATE checkpoints SET hash = signature", "bad signature"),
-        ("UPDATE checkpoints SET seq = 150", "row 150"),
-    ],
-)  # fmt: skip
-async def test_every_forgery_is_noticed(config: GuardConfig, tmp_path: Path, forgery: str, says: str) -> None:
-    await filled(config)
-    await change(config, forgery)
-    page, written = await report(config, tmp_path)
-    assert not written.figures.books.whole
-    assert "The ledger is not whole" in page.text and says in page.text
-    assert page.source.index('id="problems"') < page.source.index('class="cards"')
-    assert [i for i in page.ids if i in SECTIONS] == SECTIONS
-
-
-@pytest.mark.parametrize(
-    "forgery",
-    [
-        "UPDATE totals SET pico = pico - 1 WHERE time_window = 'all' AND scope = 'model:small'",
-        "UPDATE totals SET requests = requests + 1 WHERE time_window = '2026-11-18' AND scope LIKE 'account:%'",
-        "DELETE FROM totals WHERE time_window = '2026-11' AND scope LIKE 'key:%'",
-        "INSERT INTO totals VALUES ('account:nobody', 'all', 1, 1, 1, 1)",
-    ],
-)
-async def test_totals_that_are_not_the_sums_are_noticed(config: GuardConfig, tmp_path: Path, forgery: str) -> None:
-    await filled(config)
-    await change(config, forgery)
-    page, written = await report(config, tmp_path)
-    assert written.figures.books.whole and written.figures.books.totals == "differ"
-    assert "The money does not add up" in page.text and "problems" in page.ids
-
-
-async def test_only_the_newest_rows_are_read_and_the_page_says_which(config: GuardConfig, tmp_path: Path) -> None:
-    _, rows = await filled(config)
-    head = (await report(config, tmp_path))[1].figures.books.last
-    page, written = await report(config, tmp_path, rows=100)
-    books = written.figures.books
-    assert (books.rows, books.first, books.last) == (100, head - 99, head) and books.whole and not books.from_start
-    assert books.totals == "match"
-    read = [row for row in rows if row.request_id in {r.request_id for r in rows[-100:]}]
-    oldest_day = min(row.ts for row in read) // DAY
-    assert books.totals_since > "2026-11-01" and oldest_day < NOW // DAY
-    assert not books.recent.complete and 0 < books.recent.count < 100
-    assert "The newest part of the ledger is whole" in page.text
-    assert f"The {head - 100} older rows were not read" in page.text
-    assert "this report reads at most 100 rows" in page.text
-
-    # what is older is not seen …
-    await change(config, "UPDATE ledger SET payload = REPLACE(payload, 'ok', 'no') WHERE seq = 50")
-    await change(config, "UPDATE totals SET pico = pico + 1 WHERE time_window = '2026-10-25'")
-    assert (await report(config, tmp_path, rows=100))[1].figures.books.whole
-    assert (await report(config, tmp_path, rows=100))[1].figures.books.totals == "match"
-    assert not (await report(config, tmp_path))[1].figures.books.whole
-    # … what is newer is
-    await change(config, "UPDATE totals SET pico = pico + 1 WHERE time_window = '2026-11-17' AND scope LIKE 'key:%'")
-    assert (await report(config, tmp_path, rows=100))[1].figures.books.totals == "differ"
-
-
-async def test_totals_are_left_alone_where_no_whole_day_was_read(config: GuardConfig, tmp_path: Path) -> None:
-    async with open_guard(config) as guard:
-        account = await guard.account("busy")
-        for _ in range(30):
-            await guard.reply(account, usd=0.001)
-    page, written = await report(config, tmp_path, rows=10)
-    assert written.figures.books.totals == "absent" and "the money was not checked" in page.text
-
-
-async def test_older_checkpoints_must_fit_their_rows(config: GuardConfig, tmp_path: Path) -> None:
-    async with open_guard(config) as guard:
-        account = await guard.account("a")
-        for number in range(40):
-            await guard.reply(account)
-            if number == 10:
-                signer = Ed25519PrivateKey.generate()
-                await write_checkpoint(guard.db, signer, NOW)
-    _, written = await report(config, tmp_path, rows=10)
-    assert written.figures.books.whole and written.figures.books.older_checkpoints == 1
-    await change(config, "UPDATE ledger SET hash = 'x' WHERE seq = (SELECT MIN(seq) FROM checkpoints)")
-    page, written = await report(config, tmp_path, rows=10)
-    assert not written.figures.books.whole and "is not the row that the checkpoint over it was signed for" in page.text
-
-
-async def test_whose_signature_counts_is_the_operators_to_say(config: GuardConfig, tmp_path: Path) -> None:
-    await filled(config)
-    page, written = await report(config, tmp_path)
-    (key,) = written.figures.books.signers
-    assert "by a key found beside them" in page.text and not written.figures.books.anchored
-    page, written = await report(config, tmp_path, public_keys=[key.upper()])
-    assert written.figures.books.anchored and f"by the key you gave, {key}" in page.text
-    other = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
-    page, written = await report(config, tmp_path, public_keys=[other])
-    assert not written.figures.books.whole and "none of those given" in page.text
-    await change(config, "DELETE FROM checkpoints")
-    page, written = await report(config, tmp_path, public_keys=[key])
-    assert not written.figures.books.whole and "no checkpoint of the given key" in page.text
-    page, written = await report(config, tmp_path)
-    assert written.figures.books.whole and "No checkpoint is signed yet" in page.text
 
 
 # Terms, ladder

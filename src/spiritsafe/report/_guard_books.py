@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from array import array
-from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
@@ -15,16 +13,16 @@ from spiritsafe.ledger._check import ChainCheck, Link
 from spiritsafe.ledger._checkpoints import Checkpoint
 from spiritsafe.ledger._totals import Amounts, Counted, day_of, spread
 from spiritsafe.progress import Progress, Silent
+from spiritsafe.report._guard_replies import Replies, Seen
 from spiritsafe.state import Database, Transaction
 
-__all__ = ["Books", "Latency", "Replies", "read_books"]
+__all__ = ["Books", "read_books"]
 
 _PAGE = 2000
 _OLDER_CHECKPOINTS = 1000
 _DAY_S = 86400.0
 _EXACT = 1 << 63
 _SHOWN = 20
-_NOTES = 200  # distinct notes that are told apart
 
 _ROWS = """
 SELECT seq, kind, ts, request_id, account, payload, prev_hash, hash FROM ledger WHERE seq > $1 ORDER BY seq LIMIT $2
@@ -41,36 +39,6 @@ _TOTALS = """
 SELECT scope, time_window, requests, tokens_in, tokens_out, pico FROM totals
 WHERE $1 = '' OR (LENGTH(time_window) = 10 AND time_window >= $1)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Milliseconds from a request's arrival to its last byte; None without such replies."""
-
-    count: int
-    p50: float | None
-    p90: float | None
-    p99: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Replies:
-    """What the rows read say of the replies of the window.
-
-    count: how many; `complete` if these are all.  statuses: count by status.  whole, streamed: of those answered.
-    marked: with a watermark key.  logprobs: with log-probabilities asked for.  twins: released as one of a pair.
-    notes: what the output policy did, count by note.
-    """
-
-    count: int
-    complete: bool
-    statuses: dict[str, int]
-    whole: Latency
-    streamed: Latency
-    marked: int
-    logprobs: int
-    twins: int
-    notes: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,37 +125,13 @@ async def _start(db: Database, most: int, reading: _Reading) -> tuple[int, int]:
     return start, head
 
 
-@dataclass(slots=True)
-class _Seen:
-    """Running figures of the replies of the window."""
-
-    statuses: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-    whole: array[float] = field(default_factory=lambda: array("d"))
-    streamed: array[float] = field(default_factory=lambda: array("d"))
-    marked: int = 0
-    logprobs: int = 0
-    twins: int = 0
-
-    def add(self, payload: Mapping[str, Any]) -> None:
-        self.statuses[str(payload["status"])] += 1
-        if payload["status"] in ("ok", "length_cut"):
-            (self.streamed if payload["stream"] else self.whole).append(payload["latency_ms"])
-        self.marked += payload["watermark_key_id"] is not None
-        self.logprobs += payload["logprobs"] is not None
-        self.twins += payload["twin_commit"] is not None
-        if payload["policy"]:
-            for note in str(payload["policy"]).split(","):
-                self.notes[note if note in self.notes or len(self.notes) < _NOTES else "others"] += 1
-
-
 class _Reading:
     """Follows the chain and keeps what it sees."""
 
     def __init__(self, since: float, names: bool, public_keys: Collection[str]) -> None:
         self.check = ChainCheck((), (), partial=False)
         self._since, self._names, self._keys = since, names, {key.lower() for key in public_keys}
-        self._seen, self._rows = _Seen(), 0
+        self._seen, self._rows = Seen(), 0
         self._counted: dict[Counted, Amounts] = {}
         self._oldest = float("inf")  # time of the newest row that was not read
         self._older, self._signers = 0, set[str]()
@@ -294,7 +238,6 @@ class _Reading:
         wrong = [f"checkpoints are signed by a key that is none of those given: {key}" for key in sorted(strangers)]
         if self._keys and found.rows and not self._signers:
             wrong.append("no checkpoint of the given key: nothing shows that the chain was not rewritten")
-        seen = self._seen
         return Books(
             rows=found.rows,
             replies=found.replies,
@@ -314,17 +257,7 @@ class _Reading:
             signed_at=self._signed[1],
             totals=self._totals,
             totals_since=self._totals_since,
-            recent=Replies(
-                count=seen.statuses.total(),
-                complete=self._oldest < self._since,
-                statuses=dict(seen.statuses.most_common()),
-                whole=_latency(seen.whole),
-                streamed=_latency(seen.streamed),
-                marked=seen.marked,
-                logprobs=seen.logprobs,
-                twins=seen.twins,
-                notes=dict(seen.notes.most_common()),
-            ),
+            recent=self._seen.replies(complete=self._oldest < self._since),
         )
 
 
@@ -343,16 +276,6 @@ def _link(row: Mapping[str, Any], payload: bytes) -> Link:
 def _nameless(problem: str) -> str:
     what, beside, _ = problem.partition(" beside the chain is ")
     return f"{what} beside the chain is not what the chain says" if beside else problem
-
-
-def _latency(values: array[float]) -> Latency:
-    ordered = sorted(values)
-    last = len(ordered) - 1
-
-    def at(share: float) -> float | None:
-        return ordered[min(last, int(share * len(ordered)))] if ordered else None
-
-    return Latency(len(ordered), at(0.5), at(0.9), at(0.99))
 
 
 def _equal(stored: float, summed: int) -> bool:

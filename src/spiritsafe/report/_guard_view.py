@@ -9,9 +9,9 @@ from typing import Any
 from spiritsafe.report._charts import days_plot
 from spiritsafe.report._format import MISSING, count, decimal, percent, usd
 from spiritsafe.report._guard_accounts import OnLadder
-from spiritsafe.report._guard_books import Latency
 from spiritsafe.report._guard_figures import DAYS, GuardFigures
 from spiritsafe.report._guard_limits import Near
+from spiritsafe.report._guard_replies import Latency
 from spiritsafe.report._guard_sums import AccountSum, Amounts
 from spiritsafe.report._guard_words import guard_limits, guard_verdict, what_was_checked
 from spiritsafe.serve._config import GuardConfig, Tier
