@@ -13,6 +13,7 @@ __all__ = ["Connection", "Owner", "Reply", "Timeouts", "UpstreamFailure"]
 _HIGH_WATER, _LOW_WATER = 256 << 10, 64 << 10
 _LARGEST_REPLY = 64 << 20
 _LARGEST_HEAD = 64 << 10
+_END_S = 1.0  # between a reply's last event and the end of its body
 
 
 class UpstreamFailure(Exception):
@@ -36,7 +37,7 @@ class Timeouts(NamedTuple):
 
 
 class Reply:
-    """A reply whose head has arrived. Read it to its end, or `close` it; both give the connection up."""
+    """A reply whose head has arrived. Read it to its end, `finish` it or `close` it: each gives the connection up."""
 
     __slots__ = ("_connection", "headers", "status")
 
@@ -56,6 +57,10 @@ class Reply:
         connection = self._connection
         while (piece := await connection.next_piece()) is not None:
             yield piece
+
+    def finish(self) -> None:
+        """Nothing more of it is wanted, and it is about to end; its connection is kept if it does."""
+        self._connection.let_end()
 
     def close(self) -> None:
         """Give up on what has not arrived: the upstream sees the connection close."""
@@ -78,7 +83,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self.idle_since = 0.0
-        self._busy = self._complete = self._paused = False
+        self._parser: httptools.HttpResponseParser | None = None
+        self._busy = self._complete = self._paused = self._ending = False
         self._failure: UpstreamFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -94,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = self._size = self._buffered = 0
         self._status = 0
         self._pieces: list[bytes] = []
-        self._busy, self._complete, self._whole = True, False, False
+        self._busy, self._complete, self._whole, self._ending = True, False, False, False
         self._until_close = self._keep = False
         now = self._loop.time()
         self._deadline, self._last = now + self._timeouts.total, now
@@ -147,6 +153,16 @@ class Connection(asyncio.Protocol):
         self._release()
         return None
 
+    def let_end(self) -> None:
+        if not self._busy:
+            return
+        if self._complete:
+            self._release()
+            return
+        self._ending = True
+        self._stop_timer()
+        self._timer = self._loop.call_later(_END_S, self.give_up)
+
     def give_up(self) -> None:
         self._stop_timer()
         if self._busy and self._failure is None:
@@ -166,6 +182,7 @@ class Connection(asyncio.Protocol):
             self.give_up()
             return
         self._last = self._loop.time()
+        assert self._parser is not None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -176,6 +193,8 @@ class Connection(asyncio.Protocol):
         if self._buffered > _HIGH_WATER and not (self._whole or self._paused or self._complete):
             self._paused = True
             cast(asyncio.Transport, self._transport).pause_reading()
+        if self._ending and self._complete:
+            self._release()
         self._wake()
 
     def eof_received(self) -> bool:
@@ -186,6 +205,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.gone(self)
+        self._parser = None  # it holds this connection: a cycle that only the collector would find
         if self._busy and not self._complete:
             if self._status and self._until_close and error is None:
                 self._complete, self._keep = True, False
@@ -206,6 +226,7 @@ class Connection(asyncio.Protocol):
         self._head[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200:  # 100 Continue and the like: the reply is still to come
             self._head.clear()
@@ -220,6 +241,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._status:
+            assert self._parser is not None
             self._complete = True
             self._keep = self._parser.should_keep_alive()
 

@@ -148,8 +148,9 @@ class DisconnectWatch:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._handle.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        watcher, self._watcher = self._watcher, None  # a task that knows who knows it is a cycle
+        if watcher is not None:
+            watcher.cancel()
         if self._gone:
             self._task.uncancel()
             if kind is None or kind is asyncio.CancelledError:

@@ -113,8 +113,7 @@ async def relay_stream(call: Call, upstream: UpstreamState, reply: Reply, send: 
         call.usage_so_far = stream.usage()
         raise
     else:
-        if not stream.clean:
-            reply.close()
+        reply.finish()
         upstream.worked()
         last = stream.last
         call.close("ok", stream.usage())
@@ -144,7 +143,7 @@ class _Stream:
         self._meter = call.guard.meter.stream(call.ask, call.applied, upstream.config)
         self._filter = call.applied.filter
         self._checked = False
-        self.ended = self.clean = False
+        self.ended = False
         self.last = b""
 
     def feed(self, piece: bytes) -> bytes:
@@ -166,7 +165,7 @@ class _Stream:
         if self.ended:
             return b""
         if event.data == _DONE:
-            self.ended = self.clean = True
+            self.ended = True
             self.last += SSE_DONE
             return b""
         try:
