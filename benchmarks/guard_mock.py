@@ -42,6 +42,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        self.mock.counts["connections"] += 1
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.task is not None:

@@ -3,6 +3,7 @@ came out and nothing else."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import time
@@ -30,6 +31,7 @@ FAULTS = {
     **{f"s{status}": f"status={status}" for status in STATUSES},
     "slow": "delay_ms=300",
     "drip": "chunks=40,interval_ms=50",
+    "paced": "chunks=4,interval_ms=2",
 }  # fmt: skip
 
 
@@ -208,6 +210,7 @@ def test_a_reply_with_too_short_a_length_spoils_no_other(guard: Guarded, key: st
 
 
 def test_a_customer_who_leaves_pays_for_what_came(guard: Guarded, key: str, mock: Mock) -> None:
+    gone = stats(mock).get("gone", 0)
     body = {"model": "drip", "messages": [{"role": "user", "content": "x"}], "max_tokens": 64, "stream": True}
     raw = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(raw)}\r\n\r\n"
@@ -220,17 +223,25 @@ def test_a_customer_who_leaves_pays_for_what_came(guard: Guarded, key: str, mock
     row = row_of(guard, Answer(200, {"x-request-id": request_id}, b""))
     assert row["status"] == "client_gone"
     assert 5 <= row["tokens_out"] <= 20 and row["pico"] > 0
-    assert mock_gone(mock)  # and the upstream was told
+    assert stats(mock)["gone"] > gone  # and the upstream was told
 
 
-def mock_gone(mock: Mock) -> bool:
-    import http.client
-
+def stats(mock: Mock) -> dict[str, int]:
+    """What the mock has counted: connections, clients that left early, requests by path."""
     connection = http.client.HTTPConnection("127.0.0.1", mock.port, timeout=5)
     connection.request("GET", "/stats")
-    gone = json.loads(connection.getresponse().read()).get("gone", 0)
+    found: dict[str, int] = json.loads(connection.getresponse().read())
     connection.close()
-    return bool(gone)
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_replies_one_after_another_share_a_connection(guard: Guarded, key: str, mock: Mock, stream: bool) -> None:
+    """Also streams, whose last event comes before the end of their body does."""
+    before = stats(mock)["connections"]
+    for _ in range(20):
+        assert guard.post(key, model="paced", stream=stream).status == 200
+    assert stats(mock)["connections"] - before <= 1 + 2  # and those of `stats`
 
 
 def test_money_in_the_limits_is_money_in_the_ledger(guard: Guarded, key: str) -> None:
