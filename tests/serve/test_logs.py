@@ -185,6 +185,13 @@ def test_a_terminal_gets_plain_lines_without_control_characters() -> None:
     os.close(theirs)
 
 
+@pytest.fixture
+def unconfigured_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server run with uvicorn's own log settings in this process, by another test, keeps its lines to itself."""
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "propagate", True)
+
+
 @contextlib.contextmanager
 def attached(path: Path, **config: Any) -> Iterator[Written]:
     written = Written(path, **config)
@@ -193,6 +200,7 @@ def attached(path: Path, **config: Any) -> Iterator[Written]:
         written.logs.close()
 
 
+@pytest.mark.usefixtures("unconfigured_uvicorn")
 def test_other_libraries_lines_come_in_the_same_form(tmp_path: Path) -> None:
     with attached(tmp_path / "log") as written:
         logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
@@ -207,6 +215,7 @@ def test_other_libraries_lines_come_in_the_same_form(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("unconfigured_uvicorn")
 def test_an_exception_is_told_by_type_and_place_only(tmp_path: Path) -> None:
     """Its message may quote what a customer sent; that of our own errors does not."""
     with attached(tmp_path / "log") as written:
