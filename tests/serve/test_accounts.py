@@ -10,12 +10,12 @@ import pytest
 
 import accounts_kit as kit
 from spiritsafe.errors import BadInput
-from spiritsafe.serve import _account_store
 from spiritsafe.serve._access import access, require_scope
 from spiritsafe.serve._account_store import AccountChanges
 from spiritsafe.serve._accounts import Accounts
 from spiritsafe.serve._config import LimitSet
 from spiritsafe.serve._key_store import KeyChanges, KeyStore
+from spiritsafe.serve._numbers import next_change
 from spiritsafe.state import Database, Unavailable
 from spiritsafe.wire import ApiError
 
@@ -144,7 +144,7 @@ async def test_refresh_reads_many_pages(
             await other.add(f"a{number}")
             keys.append(await other.issue_key(f"a{number}"))
         async with theirs.transaction() as tx:  # all at one number, as a bulk change has them
-            await tx.execute("UPDATE accounts SET changed = $1", await _account_store.next_change(tx))
+            await tx.execute("UPDATE accounts SET changed = $1", await next_change(tx))
         await accounts.refresh()
         assert len(accounts) == 10
         assert all(accounts.authenticate(issued.text.encode()) for issued in keys)
@@ -159,7 +159,7 @@ async def test_ladder_states_join_the_identity(accounts: Accounts, db: Database)
             await tx.execute(
                 "INSERT INTO ladder (subject, step, shadow, reason, decided_by, at, changed)"
                 " VALUES ($1, $2, 0, 'r', 'watch', 1.0, $3)",
-                subject, name, await _account_store.next_change(tx),
+                subject, name, await next_change(tx),
             )  # fmt: skip
         await accounts.refresh()
 
@@ -186,7 +186,7 @@ async def test_changes_are_whole_or_refused(accounts: Accounts) -> None:
     with pytest.raises(BadInput, match=r"did you mean gold\?"):
         await accounts.change("a", AccountChanges(tier="golden", org="other"))
     assert await accounts.show(made.id) == changed
-    assert (await accounts.set_tier("a", "default")).tier == "default"
+    assert (await accounts.change("a", AccountChanges(tier="default"))).tier == "default"
     with pytest.raises(BadInput, match="cannot be taken away"):
         await accounts.change("a", AccountChanges(tier=None))
     assert (await accounts.change("a", AccountChanges(name="b"))).name == "b"

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import accounts_kit as kit
-from spiritsafe.serve._account_store import next_change
 from spiritsafe.serve._accounts import Accounts
 from spiritsafe.serve._config import LimitSet
 from spiritsafe.serve._key_store import KeyStore
+from spiritsafe.serve._numbers import next_change
 from spiritsafe.state import Database
 
 WHO = st.integers(0, 2)
@@ -83,9 +83,9 @@ async def act(
     elif what == "restore":
         await store.restore(account)
     elif what == "tier":
-        await store.set_tier(account, value)
+        await store.change(account, AccountChanges(tier=value))
     elif what == "limits":
-        await store.set_limits(account, LimitSet(concurrency=value))
+        await store.change(account, AccountChanges(limits=LimitSet(concurrency=value)))
     elif what == "cluster":
         await store.set_cluster(account, value)
     elif what == "terms":

@@ -14,7 +14,7 @@ import pytest
 
 import admin_kit
 from admin_kit import Admin
-from spiritsafe.serve._account_store import REASON
+from spiritsafe.serve._account_text import REASON
 from spiritsafe.state import Database
 
 ROUTES = [

@@ -21,7 +21,6 @@ from spiritsafe.serve._config import STEPS, GuardConfig, Step
 from spiritsafe.serve._ladder import Ladder
 from spiritsafe.serve._steps import enacted
 from spiritsafe.serve._types import Identity
-from spiritsafe.serve._webhooks import Webhooks
 from spiritsafe.state import Database, Unavailable
 
 HOOK = {"url": "http://127.0.0.1:9/hook", "events": ["flagged", "suspended"]}
@@ -42,7 +41,7 @@ class Parts:
     folder: Path
 
     def ladder(self, given: GuardConfig) -> Ladder:
-        return Ladder(self.db, given, self.accounts, self.ledger, Webhooks(self.db, given), clock=self.clock)
+        return Ladder(self.db, given, self.accounts, self.ledger, clock=self.clock)
 
     def who(self, account: str) -> Identity:
         identity = self.accounts.identity(account)
@@ -59,7 +58,7 @@ async def parts(database_url: str, tmp_path: Path) -> AsyncIterator[Parts]:
     clock = kit.Clock()
     async with await Database.open(database_url) as db:
         ledger = await Ledger.open(db, commit_ms=1)
-        accounts = await Accounts.open(db, kit.secrets(tmp_path), kit.config(), ledger, clock=clock)
+        accounts = await Accounts.open(db, kit.secrets(tmp_path), config(), ledger, clock=clock)
         yield Parts(db, accounts, ledger, clock, tmp_path)
         await ledger.aclose()
 

@@ -81,8 +81,8 @@ class TwinsConfig(_Test):
 
     pairs: what `evidence twins export` wrote.  ledger: `ledger export --all` of the same guard, which commits to them.
     by: `likelihood` of both (weights or logprobs), or `text`: which of the two its own replies resemble.
-    select: only pairs of this model, this account, created in [since, until): how the plan names its pairs by what is in
-        the ledger. Pairs so named that are not opened are counted and reported.
+    model, account, since, until: only these pairs: how the plan names them by what is in the ledger. Pairs so named that
+        are not opened are counted and reported.
     """
 
     kind: Literal["twins"]
@@ -182,7 +182,7 @@ class AuditPlan(StrictModel):
     tests: tuple[TestConfig, ...] = Field(min_length=1)
     stop: StopConfig = StopConfig()
     budget: BudgetConfig = BudgetConfig()
-    controls: dict[str, TeacherConfig] = {}
+    controls: dict[str, TeacherConfig] = Field(default_factory=dict)
     decoy_seed: str | None = Field(default=None, pattern=r"^[0-9a-f]{16,128}$")
     signer: str | None = None
     tsa: str | None = None

@@ -32,7 +32,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line of the transcript: what was asked and what came back. Where it failed, `got` is None and `error` says why.
+    """One line of the transcript: what was asked and what came back; if it failed, `got` is None and `error` says why.
 
     ts: Unix seconds.  attempt: 1 for the first `audit run`, one more after each start.
     """

@@ -126,8 +126,10 @@ def show(ref: AccountRef, config: GuardFile = GUARD_FILE, as_json: Json = False)
     if as_json:
         print_json(shown)
         return
+    from spiritsafe.serve._limit_text import limit_lines
+
     keys = shown.pop("keys")
-    shown["limits"] = " ".join(f"{rule}={value}" for rule, value in shown["limits"].items())
+    shown["limits"] = " ".join(limit_lines(shown["limits"]))
     for name, value in shown.items():
         if value not in (None, ""):
             print(f"{name:15} {value}")
@@ -181,7 +183,7 @@ def suspend(
     """Refuse an account's requests, with a reason and a way to appeal."""
 
     async def work(store: KeyStore, guard: GuardConfig) -> Account:
-        from spiritsafe.serve._account_store import APPEAL, REASON
+        from spiritsafe.serve._account_text import APPEAL, REASON
 
         return await store.suspend(ref, reason=reason or REASON, appeal=appeal or APPEAL)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiritsafe.serve._account_store import APPEAL, REASON
+from spiritsafe.serve._account_text import APPEAL, REASON
 from spiritsafe.serve._api_keys import Scope
 from spiritsafe.serve._config import GuardConfig
 from spiritsafe.serve._types import Identity

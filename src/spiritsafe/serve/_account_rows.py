@@ -15,7 +15,7 @@ from spiritsafe.config import parse_config
 from spiritsafe.serve._config import LimitSet
 from spiritsafe.serve._types import LadderState
 
-__all__ = ["Account", "ApiKey", "iso", "ladder_state", "limits_text"]
+__all__ = ["Account", "ApiKey", "iso", "ladder_state", "limits_text", "plain_limits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Account:
             "terms_accepted": iso(self.terms_accepted),
             "twin_consent": self.twin_consent,
             "payment_id": self.payment_id,
-            "limits": _plain(self.limits),
+            "limits": plain_limits(self.limits),
             "slot": self.slot,
             "cluster": self.cluster,
         }
@@ -122,7 +122,7 @@ class ApiKey:
             "account": self.account,
             "name": self.name,
             "scopes": sorted(self.scopes),
-            "limits": _plain(self.limits),
+            "limits": plain_limits(self.limits),
             "state": self.state(now),
             "created": iso(self.created),
             "expires": iso(self.expires),
@@ -138,8 +138,8 @@ def ladder_state(row: Mapping[str, Any]) -> LadderState:
 
 
 def limits_text(limits: LimitSet) -> str:
-    """As the database has them."""
-    return json.dumps(limits.model_dump(mode="json", exclude_defaults=True), separators=(",", ":"))
+    """As the database has them: what is given, a null among it, and nothing else."""
+    return json.dumps(limits.model_dump(mode="json", exclude_unset=True), separators=(",", ":"))
 
 
 def iso(at: float | None) -> str | None:
@@ -147,8 +147,9 @@ def iso(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _plain(limits: LimitSet) -> dict[str, Any]:
-    given = limits.model_dump(exclude_defaults=True)
+def plain_limits(limits: LimitSet) -> dict[str, Any]:
+    """As JSON has them: those that are given."""
+    given = limits.model_dump(exclude_unset=True)
     return {rule: float(value) if isinstance(value, Decimal) else value for rule, value in given.items()}
 
 

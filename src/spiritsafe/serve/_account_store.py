@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 from spiritsafe.config import StrictModel
-from spiritsafe.errors import BadInput
+from spiritsafe.errors import BadInput, SpiritsafeError
 from spiritsafe.serve._account_rows import Account, limits_text
+from spiritsafe.serve._account_text import APPEAL, ID_START, REASON, account_name, escaped, nearest, one_line
 from spiritsafe.serve._config import GuardConfig, LimitSet
+from spiritsafe.serve._numbers import next_change
+from spiritsafe.serve._outbox import put_message
 from spiritsafe.state import Database, Transaction, Unavailable
 
-__all__ = [
-    "APPEAL",
-    "REASON",
-    "AccountChanges",
-    "AccountStore",
-    "EventLog",
-    "NotFound",
-    "next_change",
-    "next_number",
-    "one_line",
-]
+__all__ = ["AccountChanges", "AccountStore", "EventLog", "NotFound"]
 
-REASON: Final = "by decision of the operator"
-APPEAL: Final = "write to the operator of this API"
-_ID_START = "acct_"
 _ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: easy to read out
-_LONGEST = 200
 _LEDGER_S = 10.0
+_RECORDED = ("tier", "limits", "org", "cluster", "twin_consent")  # no names and payment ids: the ledger keeps for good
 
 
 class NotFound(BadInput):
@@ -86,10 +76,10 @@ class AccountStore:
         cluster: str | None = None,
     ) -> Account:
         """A new account. It asks for nothing until it has a key."""
-        account_id = _ID_START + "".join(secrets.choice(_ID_LETTERS) for _ in range(14))
+        account_id = ID_START + "".join(secrets.choice(_ID_LETTERS) for _ in range(14))
         given = {"org": org, "payment_id": payment_id, "cluster": cluster}
         checked = {key: None if value is None else one_line(key, value) for key, value in given.items()}
-        name, tier = _name(name), self._tier(tier)
+        name, tier = account_name(name), self._tier(tier)
         async with self._db.transaction() as tx:
             change = await next_change(tx)
             await _untaken(tx, name)
@@ -123,7 +113,7 @@ class AccountStore:
         cluster: str | None = None,
     ) -> Sequence[Account]:
         """Accounts in the order of their names, from the one after the name `after` on. search: part of name or id."""
-        like = None if search is None else "%" + _escaped(search) + "%"
+        like = None if search is None else "%" + escaped(search) + "%"
         status = None if suspended is None else "suspended" if suspended else "active"
         rows = await self._db.fetch(
             "SELECT * FROM accounts WHERE (CAST($1 AS TEXT) IS NULL OR name > $1)"
@@ -141,8 +131,13 @@ class AccountStore:
         rows = await self._db.fetch("SELECT status, COUNT(*) AS n FROM accounts GROUP BY status")
         return {"active": 0, "suspended": 0} | {row["status"]: row["n"] for row in rows}
 
-    async def change(self, ref: str, changes: AccountChanges) -> Account:
-        """Change what `changes` gives, all of it or nothing."""
+    async def change(self, ref: str, changes: AccountChanges, *, decided_by: str = "operator") -> Account:
+        """Change what `changes` gives, all of it or nothing. The ledger has tier, limits, organisation, cluster and
+        consent before and after, as the event `account_changed`.
+
+        Raises:
+            SpiritsafeError: somebody else changed the account meanwhile.
+        """
         given = {name: getattr(changes, name) for name in changes.model_fields_set}
         for field in ("name", "tier", "twin_consent", "limits"):
             if field in given and given[field] is None:
@@ -151,12 +146,18 @@ class AccountStore:
             self._tier(given["tier"])
         for key in {"org", "payment_id", "cluster"} & given.keys():
             given[key] = None if given[key] is None else one_line(key, given[key])
+        if "name" in given:
+            given["name"] = account_name(given["name"])
+        async with self._db.transaction(write=False) as tx:
+            seen = await _find(tx, ref)
+            await _untaken(tx, given.get("name"), seen)
+        await self._record_change(seen, replace(seen, **given), decided_by)
         async with self._db.transaction() as tx:
             change = await next_change(tx)
-            account = await _find(tx, ref)
-            if "name" in given and (name := _name(given["name"])) != account.name:
-                await _untaken(tx, name)
-                given["name"] = name
+            account = await _find(tx, seen.id)
+            if _recorded(account) != _recorded(seen):
+                raise SpiritsafeError(f"account {seen.id}: somebody else changed it just now; look, and decide again")
+            await _untaken(tx, given.get("name"), account)
             new = {field: given.get(field, getattr(account, field)) for field in AccountChanges.model_fields}
             await tx.execute(
                 "UPDATE accounts SET name = $2, tier = $3, org = $4, payment_id = $5, twin_consent = $6, limits = $7,"
@@ -167,26 +168,28 @@ class AccountStore:
         await self._after_change()
         return await self.show(account.id)
 
-    async def set_tier(self, ref: str, tier: str) -> Account:
-        return await self.change(ref, AccountChanges(tier=tier))
-
-    async def set_limits(self, ref: str, limits: LimitSet) -> Account:
-        """Replace the account's own limits."""
-        return await self.change(ref, AccountChanges(limits=limits))
-
-    async def set_cluster(self, ref: str, cluster: str | None) -> Account:
+    async def set_cluster(self, ref: str, cluster: str | None, *, decided_by: str = "operator") -> Account:
         """Link the account to others that are judged to be one customer; None unlinks it."""
-        return await self.change(ref, AccountChanges(cluster=cluster))
+        return await self.change(ref, AccountChanges(cluster=cluster), decided_by=decided_by)
 
     async def suspend(
         self, ref: str, *, reason: str = REASON, appeal: str = APPEAL, decided_by: str = "operator"
     ) -> Account:
-        """Refuse the account's requests from now on. Reason and appeal note are shown to the customer."""
+        """Refuse the account's requests from now on, and tell the webhooks unless it is suspended already. Reason and
+        appeal note are shown to the customer."""
         reason, appeal = one_line("reason", reason, 2000), one_line("appeal", appeal, 2000)
         account = await self.show(ref)
         data = {"reason": reason, "appeal": appeal, "decided_by": decided_by}
         await self._record("suspended", account.id, data)
-        return await self._set_status(account.id, "suspended", reason, appeal)
+        async with self._db.transaction() as tx:
+            change = await next_change(tx)
+            if not (await _find(tx, account.id)).suspended:
+                said = {"reason": reason, "decided_by": decided_by}
+                hooks = self._config.webhooks
+                await put_message(tx, hooks, "suspended", f"account:{account.id}", said, at=self._clock())
+            await _set_status(tx, account.id, "suspended", reason, appeal, change)
+        await self._after_change()
+        return await self.show(account.id)
 
     async def restore(self, ref: str, *, decided_by: str = "operator") -> Account:
         """Lift a suspension; does nothing where there is none."""
@@ -194,7 +197,10 @@ class AccountStore:
         if not account.suspended:
             return account
         await self._record("restored", account.id, {"decided_by": decided_by})
-        return await self._set_status(account.id, "active", None, None)
+        async with self._db.transaction() as tx:
+            await _set_status(tx, account.id, "active", None, None, await next_change(tx))
+        await self._after_change()
+        return await self.show(account.id)
 
     async def accept_terms(self, ref: str, version: str, *, accepted_by: str = "operator") -> Account:
         """Note that the customer accepted the terms that are in force.
@@ -219,14 +225,11 @@ class AccountStore:
         await self._after_change()
         return await self.show(account.id)
 
-    async def _set_status(self, account_id: str, status: str, reason: str | None, appeal: str | None) -> Account:
-        async with self._db.transaction() as tx:
-            await tx.execute(
-                "UPDATE accounts SET status = $2, reason = $3, appeal = $4, changed = $5 WHERE id = $1",
-                account_id, status, reason, appeal, await next_change(tx),
-            )  # fmt: skip
-        await self._after_change()
-        return await self.show(account_id)
+    async def _record_change(self, before: Account, after: Account, decided_by: str) -> None:
+        old, new = _recorded(before), _recorded(after)
+        if changed := [field for field in _RECORDED if old[field] != new[field]]:
+            data = {side: {f: facts[f] for f in changed} for side, facts in (("before", old), ("after", new))}
+            await self._record("account_changed", before.id, {**data, "decided_by": decided_by})
 
     async def _record(self, name: str, subject: str, data: dict[str, Any]) -> int | None:
         """Wait until the ledger holds the event; its row number, None without a ledger."""
@@ -246,23 +249,7 @@ class AccountStore:
     def _tier(self, tier: str) -> str:
         if tier in self._config.tiers:
             return tier
-        raise BadInput(f"tier {tier[:80]!r}: not in the guard's config; " + _nearest(tier, self._config.tiers))
-
-
-async def next_change(tx: Transaction) -> int:
-    """The number of this change. Taking it first makes writers wait for each other, so that commits come in the order
-    of their numbers and a reader that asks for what is newer misses nothing."""
-    return await next_number(tx, "changes")
-
-
-async def next_number(tx: Transaction, counter: str) -> int:
-    """Count on and return the new value, 1 at first."""
-    rows = await tx.fetch(
-        "INSERT INTO counters (name, value) VALUES ($1, 1)"
-        " ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value",
-        counter,
-    )
-    return int(rows[0]["value"])
+        raise BadInput(f"tier {tier[:80]!r}: not in the guard's config; " + nearest(tier, self._config.tiers))
 
 
 async def _find(tx: Transaction, ref: str) -> Account:
@@ -271,35 +258,27 @@ async def _find(tx: Transaction, ref: str) -> Account:
         return Account.from_row(rows[0])
     newest = await tx.fetch("SELECT id, name FROM accounts ORDER BY changed DESC LIMIT 2000")
     known = [value for row in newest for value in (row["name"], row["id"])]
-    hint = _nearest(ref, known) if known else "there are none yet; make one with: spiritsafe accounts add NAME"
+    hint = nearest(ref, known) if known else "there are none yet; make one with: spiritsafe accounts add NAME"
     raise NotFound(f"account {ref[:80]!r}: no account has that id or name; {hint}")
 
 
-async def _untaken(tx: Transaction, name: str) -> None:
+async def _set_status(
+    tx: Transaction, account_id: str, status: str, reason: str | None, appeal: str | None, change: int
+) -> None:
+    await tx.execute(
+        "UPDATE accounts SET status = $2, reason = $3, appeal = $4, changed = $5 WHERE id = $1",
+        account_id, status, reason, appeal, change,
+    )  # fmt: skip
+
+
+def _recorded(account: Account) -> dict[str, Any]:
+    facts = account.to_dict()
+    return {field: facts[field] for field in _RECORDED}
+
+
+async def _untaken(tx: Transaction, name: str | None, account: Account | None = None) -> None:
+    """Raise unless the name is free; None and the account's own name are."""
+    if name is None or (account is not None and account.name == name):
+        return
     if taken := await tx.fetch("SELECT id FROM accounts WHERE name = $1", name):
         raise BadInput(f"account name {name[:80]!r}: {taken[0]['id']} has it; choose another")
-
-
-def _nearest(wanted: str, known: Any) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(wanted, names, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names[:6])}"
-
-
-def _name(name: str) -> str:
-    name = one_line("name", name)
-    if name.startswith(_ID_START):
-        raise BadInput(f"name {name!r}: a name must not look like an account id; choose one without {_ID_START}")
-    return name
-
-
-def one_line(label: str, value: str, longest: int = _LONGEST) -> str:
-    """One printable line: what is shown to people must not hide what it says."""
-    value = value.strip()
-    if not value or len(value) > longest or not value.isprintable():
-        raise BadInput(f"{label} {value[:60]!r}: write 1 to {longest} printable characters on one line")
-    return value
-
-
-def _escaped(text: str) -> str:
-    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")

@@ -10,10 +10,11 @@ from typing import Any, Self
 from spiritsafe.errors import BadInput, Refused
 from spiritsafe.keys import SLOTS, KeySet
 from spiritsafe.serve._account_rows import Account, ApiKey, ladder_state
-from spiritsafe.serve._account_store import EventLog, next_change, next_number
+from spiritsafe.serve._account_store import EventLog
 from spiritsafe.serve._config import GuardConfig
 from spiritsafe.serve._directory import Directory
 from spiritsafe.serve._key_store import KeyStore
+from spiritsafe.serve._numbers import next_change, next_number
 from spiritsafe.serve._secrets import GuardSecrets
 from spiritsafe.serve._types import Identity
 from spiritsafe.state import Database, Transaction

@@ -133,8 +133,8 @@ class _Api:
         return json_answer(account.to_dict() | {"keys": await self._keys_of(account.id)})
 
     async def change(self, request: Request) -> Response:
-        changes = await read_json(request, AccountChanges)
-        return json_answer((await self._accounts.change(request.path_params["ref"], changes)).to_dict())
+        changes, ref = await read_json(request, AccountChanges), request.path_params["ref"]
+        return json_answer((await self._accounts.change(ref, changes, decided_by=who(request))).to_dict())
 
     async def suspend(self, request: Request) -> Response:
         body, ref = await read_json(request, Suspend), request.path_params["ref"]
@@ -179,7 +179,7 @@ class _Api:
 
     async def change_key(self, request: Request) -> Response:
         changes = await read_json(request, KeyChanges)
-        key = await self._accounts.change_key(request.path_params["key_id"], changes)
+        key = await self._accounts.change_key(request.path_params["key_id"], changes, decided_by=who(request))
         return json_answer(key.to_dict(self._parts.clock()))
 
     async def revoke(self, request: Request) -> Response:

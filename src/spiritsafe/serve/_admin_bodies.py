@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from spiritsafe.config import StrictModel
-from spiritsafe.serve._account_store import APPEAL, REASON
+from spiritsafe.serve._account_text import APPEAL, REASON
 from spiritsafe.serve._config import LimitSet, Step
 
 __all__ = ["Accept", "Issue", "LadderStep", "ListAccounts", "NewAccount", "Nothing", "Rotate", "Suspend"]

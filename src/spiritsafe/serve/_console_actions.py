@@ -6,7 +6,8 @@ from typing import Final, cast
 from urllib.parse import parse_qs
 
 from spiritsafe.errors import BadInput
-from spiritsafe.serve._account_store import APPEAL, AccountChanges
+from spiritsafe.serve._account_store import AccountChanges
+from spiritsafe.serve._account_text import APPEAL
 from spiritsafe.serve._admin_parts import AdminParts
 from spiritsafe.serve._config import LimitSet, Step
 from spiritsafe.serve._key_store import IssuedKey
@@ -70,7 +71,7 @@ class Actions:
             twin_consent=form.text("twin_consent") == "yes",
             limits=typed_limits(LimitSet(), lines, "limits"),
         )
-        await self._accounts.change(ref, changes)
+        await self._accounts.change(ref, changes, decided_by=who)
         return "changed"
 
     async def suspend(self, ref: str, form: Form, who: str) -> str:

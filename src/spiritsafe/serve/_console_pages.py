@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spiritsafe.serve._account_rows import Account
-from spiritsafe.serve._account_store import APPEAL
+from spiritsafe.serve._account_text import APPEAL
 from spiritsafe.serve._admin_parts import AdminParts
 from spiritsafe.serve._admin_views import guard_status, ladder_dict, spent_by_day
 from spiritsafe.serve._api_keys import SCOPES

@@ -139,7 +139,7 @@ class Guard:
             self.logs.event("recovered", requests=len(lost))
         self.webhooks, self.twins = Webhooks(self.db, config), Twins(self.db, config)
         self.canaries = await Canaries.open(self.db, config, self.ledger)
-        self.ladder = Ladder(self.db, config, self.accounts, self.ledger, self.webhooks)
+        self.ladder = Ladder(self.db, config, self.accounts, self.ledger)
         self.metrics = Metrics(
             config.models,
             [upstream.name for upstream in config.upstreams],

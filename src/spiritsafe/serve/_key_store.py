@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from spiritsafe.config import StrictModel
-from spiritsafe.errors import BadInput
-from spiritsafe.serve._account_rows import ApiKey, limits_text
-from spiritsafe.serve._account_store import AccountStore, EventLog, NotFound, next_change, one_line
+from spiritsafe.errors import BadInput, SpiritsafeError
+from spiritsafe.serve._account_rows import ApiKey, limits_text, plain_limits
+from spiritsafe.serve._account_store import AccountStore, EventLog, NotFound
+from spiritsafe.serve._account_text import one_line
 from spiritsafe.serve._api_keys import SCOPES, KeyText, key_mac, new_key, parse_key
 from spiritsafe.serve._config import GuardConfig, LimitSet
+from spiritsafe.serve._numbers import next_change
 from spiritsafe.serve._secrets import GuardSecrets
 from spiritsafe.state import Database, Transaction
 
@@ -103,12 +105,22 @@ class KeyStore(AccountStore):
         async with self._db.transaction(write=False) as tx:
             return await _find_key(tx, key_id)
 
-    async def change_key(self, key_id: str, changes: KeyChanges) -> ApiKey:
-        """Change a key's name or its own limits."""
+    async def change_key(self, key_id: str, changes: KeyChanges, *, decided_by: str = "operator") -> ApiKey:
+        """Change a key's name or its own limits. The ledger has the limits before and after, as `key_changed`.
+
+        Raises:
+            SpiritsafeError: somebody else changed its limits meanwhile.
+        """
+        seen = await self.show_key(key_id)
+        limits = seen.limits if changes.limits is None else changes.limits
+        if limits != seen.limits:
+            sides = {"before": {"limits": plain_limits(seen.limits)}, "after": {"limits": plain_limits(limits)}}
+            await self._record("key_changed", seen.account, {"key_id": seen.id, **sides, "decided_by": decided_by})
         async with self._db.transaction() as tx:
             change = await next_change(tx)
             key = await _find_key(tx, key_id)
-            limits = key.limits if changes.limits is None else changes.limits
+            if key.limits != seen.limits:
+                raise SpiritsafeError(f"key {key.id}: somebody else changed it just now; look, and decide again")
             name = key.name
             if "name" in changes.model_fields_set:
                 name = None if changes.name is None else one_line("key name", changes.name)

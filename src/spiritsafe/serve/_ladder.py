@@ -11,21 +11,21 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
 from spiritsafe.errors import BadInput, Refused, SpiritsafeError
 from spiritsafe.ledger import Event
 from spiritsafe.serve._account_rows import ladder_state
-from spiritsafe.serve._account_store import APPEAL, EventLog, next_change, one_line
+from spiritsafe.serve._account_store import EventLog
+from spiritsafe.serve._account_text import APPEAL, one_line
 from spiritsafe.serve._config import STEPS, GuardConfig, Step
+from spiritsafe.serve._numbers import next_change
+from spiritsafe.serve._outbox import put_message
 from spiritsafe.serve._steps import gravity
 from spiritsafe.serve._types import LadderState
 from spiritsafe.state import Database, Unavailable
-
-if TYPE_CHECKING:
-    from spiritsafe.serve._webhooks import Webhooks
 
 __all__ = ["WATCH", "Decision", "Ladder", "Suspends"]
 
@@ -63,12 +63,11 @@ class Ladder:
         config: GuardConfig,
         accounts: Suspends,
         ledger: EventLog,
-        webhooks: Webhooks | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db, self._config, self._accounts, self._ledger = db, config.ladder, accounts, ledger
-        self._webhooks, self._clock = webhooks, clock
+        self._hooks, self._clock = config.webhooks, clock
         self._deciding = asyncio.Lock()
 
     async def apply(
@@ -141,10 +140,8 @@ class Ladder:
         if history and _same(history[-1].state, state) and (beside or (before and _same(before, state))):
             return history[-1].state
         await self._record(state, features)
-        suspended = []
         if step == "suspend" and not shadow:
-            suspended = await self._members(subject, "active")
-            for account in suspended:
+            for account in await self._members(subject, "active"):
                 await self._accounts.suspend(account, reason=reason, appeal=appeal, decided_by=decided_by)
         elif before and before.step == "suspend" and lower:
             for account in await self._suspended_by(before):
@@ -152,7 +149,8 @@ class Ladder:
         if not beside:
             await self._write(state, features, None if row is None else row["changed"])
         await self._accounts.refresh()
-        await self._tell(state, lower, suspended)
+        if not lower and step != "observe":
+            await self._flag(state)
         return state
 
     async def _check(self, subject: str) -> None:
@@ -223,17 +221,11 @@ class Ladder:
         )
         return [row["id"] for row in rows]
 
-    async def _tell(self, state: LadderState, lower: bool, suspended: list[str]) -> None:
-        if self._webhooks is None:
-            return
-        said = {"reason": state.reason, "decided_by": state.decided_by}
+    async def _flag(self, state: LadderState) -> None:
+        said = {"step": state.step, "shadow": state.shadow, "reason": state.reason, "decided_by": state.decided_by}
         try:
-            if not lower and state.step != "observe":
-                await self._webhooks.send(
-                    "flagged", state.subject, {"step": state.step, "shadow": state.shadow, **said}
-                )
-            for account in suspended:
-                await self._webhooks.send("suspended", f"account:{account}", said)
+            async with self._db.transaction() as tx:
+                await put_message(tx, self._hooks, "flagged", state.subject, said, at=self._clock())
         except Unavailable as error:  # the step stands, and the ledger tells
             _log.warning("ladder %s: the webhooks were not told: %s", state.subject, error)
 

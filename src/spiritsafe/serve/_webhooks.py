@@ -1,14 +1,13 @@
 """Webhooks: what an operator wants to hear of, kept until it has arrived.
 
-`send` writes to the outbox; one task a hook and process delivers. Rows are claimed, so replicas share the work; a
-process killed after its POST and before its note delivers twice: receivers tell by `id`.
+`send` and others write to the outbox; one task a hook and process delivers. Rows are claimed, so replicas share the
+work; a process killed after its POST and before its note delivers twice: receivers tell by `id`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 import logging
 import os
@@ -18,9 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import orjson
-
 from spiritsafe.errors import BadInput
+from spiritsafe.serve._outbox import GIVE_UP_S, message_id, put_message
 from spiritsafe.state import Database, Unavailable
 
 if TYPE_CHECKING:
@@ -36,8 +34,6 @@ _CLAIM_S = 60.0
 _POLL_S = 5.0
 _PURGE_EVERY_S = 3600.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 3600.0
-_GIVE_UP_S = 86400.0
-_REMEMBERED_S = 40 * 86400.0  # longer than a month's window
 _SEEN = 10_000
 _log = logging.getLogger(__name__)
 
@@ -48,7 +44,7 @@ def signature(secret: bytes, at: int, body: bytes) -> str:
 
 
 class Webhooks:
-    """The outbox and its delivery. `run` where messages are to go out; a command line may `send` alone.
+    """Messages and their delivery. `run` where they are to go out.
 
     environ: where `secret_env` of each hook is looked up.
 
@@ -83,31 +79,20 @@ class Webhooks:
         Raises:
             Unavailable: the database is away; nothing was kept.
         """
-        wanted = [url for url, hook in self._hooks.items() if event in hook.events]
+        wanted = [hook for hook in self._hooks.values() if event in hook.events]
         if not wanted:
             return
-        event_id = "evt_" + (secrets.token_hex(16) if once is None else _digest(event, subject, once))
-        if event_id in self._seen:
+        known = None if once is None else message_id(event, subject, once)
+        if known in self._seen:
             return
-        now = self._clock()
-        body = orjson.dumps(
-            {"id": event_id, "event": event, "created": int(now), "data": {"subject": subject, **data}}
-        ).decode()
-        keep = (
-            None if once is not None and once.endswith("all") else now + (_GIVE_UP_S if once is None else _REMEMBERED_S)
-        )
         async with self._db.transaction() as tx:
-            await tx.execute_many(
-                "INSERT INTO outbox (id, url, event, body, created, attempts, next_at, keep_until)"
-                " VALUES ($1, $2, $3, $4, $5, 0, $5, $6) ON CONFLICT (id) DO NOTHING",
-                [(f"{event_id}:{_digest(url)[:8]}", url, event, body, now, keep) for url in wanted],
-            )
-        if once is not None:
+            await put_message(tx, wanted, event, subject, data, at=self._clock(), once=once)
+        if known is not None:
             if len(self._seen) >= _SEEN:
                 self._seen.clear()  # the table still knows
-            self._seen.add(event_id)
-        for url in wanted:
-            self._wake[url].set()
+            self._seen.add(known)
+        for hook in wanted:
+            self._wake[hook.url].set()
 
     async def run(self) -> None:
         """Deliver until cancelled. What is unsent then stays in the outbox."""
@@ -152,7 +137,7 @@ class Webhooks:
         """Delete what is done and need not be remembered, and what waits for hooks that are no longer configured."""
         gone = await self._db.execute("DELETE FROM outbox WHERE next_at IS NULL AND keep_until <= $1", now)
         return gone + await self._db.execute(
-            "DELETE FROM outbox WHERE next_at IS NOT NULL AND created <= $1", now - 2 * _GIVE_UP_S
+            "DELETE FROM outbox WHERE next_at IS NOT NULL AND created <= $1", now - 2 * GIVE_UP_S
         )
 
     async def _run(self, url: str) -> None:
@@ -194,7 +179,7 @@ class Webhooks:
         if trouble is not None:
             wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(attempts - 1, 20))
             again = now + wait * (0.5 + secrets.randbelow(1001) / 1000)
-            if again - row["created"] > _GIVE_UP_S:
+            if again - row["created"] > GIVE_UP_S:
                 again = None
                 _log.error(
                     "webhook %s: message %s (%s) given up after %d tries: %s",
@@ -236,11 +221,6 @@ def _secret(hook: WebhookConfig, environ: Mapping[str, str]) -> bytes | None:
     if not (secret := environ.get(hook.secret_env)):
         raise BadInput(f"webhooks.secret_env {hook.secret_env}: that environment variable is not set")
     return secret.encode()
-
-
-def _digest(*parts: str) -> str:
-    framed = b"".join(len(raw).to_bytes(4, "big") + raw for raw in (part.encode() for part in parts))
-    return hashlib.sha256(framed).hexdigest()[:32]
 
 
 def _shown(url: str) -> str:
