@@ -81,8 +81,8 @@ class TwinsConfig(_Test):
 
     pairs: what `evidence twins export` wrote.  ledger: `ledger export --all` of the same guard, which commits to them.
     by: `likelihood` of both (weights or logprobs), or `text`: which of the two its own replies resemble.
-    model, account, since, until: only these pairs: how the plan names them by what is in the ledger. Pairs so named that
-        are not opened are counted and reported.
+    model, account, since, until: only these pairs: how the plan names them by what is in the ledger. Pairs so named
+        that are not opened are counted and reported.
     """
 
     kind: Literal["twins"]
