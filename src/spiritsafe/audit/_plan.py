@@ -113,12 +113,16 @@ class CanariesConfig(_Test):
 
 
 class LineageConfig(_Test):
-    """Do the suspect's weights come from the teacher's weights, beyond what the declared base explains?"""
+    """Do the suspect's weights come from the teacher's weights, beyond what the declared base explains?
+
+    teacher, base: weights: a folder of safetensors, a .safetensors or .gguf file.
+    siblings: name → weights of a model that was made from `base` without the teacher: what innocence looks like.
+    """
 
     kind: Literal["lineage"]
     teacher: str
     base: str | None = None
-    permutations: int = Field(default=10_000, ge=100)
+    siblings: dict[str, str] = Field(default_factory=dict)
 
 
 class EqualityConfig(_Test):
@@ -135,13 +139,17 @@ class EqualityConfig(_Test):
 class SimilarityConfig(_Test):
     """Does the suspect resemble the teacher more than every control does? A lead, never more.
 
-    controls: name → JSONL of the replies of an innocent model to the same prompts.
+    reference: JSONL of {"prompt", "completion"}, what the teacher said.
+    controls: name → JSONL of the same form: the replies of an innocent model to the same prompts.
+    base: replies of the suspect's base. With it, what counts is how much nearer to the teacher than its own base a model
+        is, so each control needs its own base too, under the same name in `control_bases`.
     """
 
     kind: Literal["similarity"]
     reference: str
-    controls: dict[str, str]
+    controls: dict[str, str] = Field(min_length=1)
     base: str | None = None
+    control_bases: dict[str, str] = Field(default_factory=dict)
     max_tokens: int = Field(default=128, ge=1)
 
 
