@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from spiritsafe.cli import main
 from spiritsafe.config import load_config
 from spiritsafe.ledger import verify_ledger
 from spiritsafe.serve._accounts import Accounts
-from spiritsafe.serve._config import GuardConfig
+from spiritsafe.serve._config import GuardConfig, LimitSet
+from spiritsafe.serve._limits import buckets_for
 from spiritsafe.serve._secrets import GuardSecrets
 from spiritsafe.state import Database
 
@@ -85,14 +87,19 @@ async def test_the_life_of_an_account(folder: Path, database_url: str) -> None:
         who = serving.authenticate(key)
         assert who is not None and who.account == made["id"] and who.scopes == {"inference", "usage"}
 
-        asked("set", "Ada Ltd", "--tier", "gold", "--limit", "usd_per_day=none", "--limit", "concurrency=3")
+        asked(
+            "set", "Ada Ltd", "--tier", "gold", "--limit", "usd_per_day=tier", "--limit", "concurrency=3", "--by", "ann"
+        )
         asked("terms", "accept", made["id"], "--version", "2026-11")
         asked("link", "Ada Ltd", "--cluster", "c4")
-        assert asked("suspend", "Ada Ltd", "--reason", "copying", "--appeal", "mail us")["status"] == "suspended"
+        assert (
+            asked("suspend", "Ada Ltd", "--reason", "copying", "--appeal", "mail us", "--by", "ann")["status"]
+            == "suspended"
+        )
         await serving.refresh()
         who = serving.authenticate(key)
         assert who is not None and who.suspended and (who.reason, who.appeal) == ("copying", "mail us")
-        assert who.tier == "gold" and who.limits.usd_per_day is None and who.limits.concurrency == 3
+        assert who.tier == "gold" and who.limits == LimitSet(concurrency=3)
         assert who.terms_version == "2026-11" and who.cluster == "c4"
 
         asked("restore", "Ada Ltd")
@@ -112,10 +119,24 @@ async def test_the_life_of_an_account(folder: Path, database_url: str) -> None:
         assert {key["key_id"]: key["state"] for key in shown["keys"]} == {
             issued["key_id"]: "revoked", rotated["key_id"]: "active",
         }  # fmt: skip
-        names = [
-            json.loads(row["payload"])["name"] for row in await db.fetch("SELECT payload FROM ledger ORDER BY seq")
-        ]
-        assert names == ["key_issued", "terms_accepted", "suspended", "restored", "key_issued", "key_revoked"]
+        events = [json.loads(row["payload"]) for row in await db.fetch("SELECT payload FROM ledger ORDER BY seq")]
+        assert [event["name"] for event in events] == [
+            "key_issued", "account_changed", "terms_accepted", "account_changed", "suspended", "restored",
+            "account_changed", "account_changed", "key_issued", "key_changed", "key_revoked",
+        ]  # fmt: skip
+        assert events[1]["subject"] == made["id"] and events[1]["data"] == {
+            "before": {"tier": "default", "limits": {"usd_per_day": 2.5}},
+            "after": {"tier": "gold", "limits": {"concurrency": 3}},
+            "decided_by": "ann",
+        }
+        assert events[3]["data"] == {"before": {"cluster": None}, "after": {"cluster": "c4"}, "decided_by": "operator"}
+        assert events[4]["data"] == {"reason": "copying", "appeal": "mail us", "decided_by": "ann"}
+        assert events[9]["data"] == {
+            "key_id": rotated["key_id"],
+            "before": {"limits": {}},
+            "after": {"limits": {"requests_per_min": 7}},
+            "decided_by": "operator",
+        }
         assert (await verify_ledger(db)).ok
         dump = repr(
             [await db.fetch(f"SELECT * FROM {table}") for table in ("accounts", "api_keys", "ledger", "counters")]
@@ -180,3 +201,43 @@ def test_another_replicas_secrets_are_refused(local: Path) -> None:
     (local / "guard.secrets").unlink()
     failed = run("list")
     assert failed.returncode == 2 and "another replica" in failed.stderr
+
+
+async def test_none_lifts_the_tiers_limit_and_tier_brings_it_back(folder: Path, database_url: str) -> None:
+    config = load_config(folder / "guard.yaml", GuardConfig)
+    made = asked("add", "Ada", "--limit", "usd_per_day=none", "--limit", "shadow=[concurrency]")
+    assert made["limits"] == {"usd_per_day": None, "shadow": ["concurrency"]}
+    shown = run("show", "Ada")
+    assert 'usd_per_day=none shadow=["concurrency"]' in shown.stdout
+
+    async def dollars() -> list[int]:
+        async with await Database.open(database_url) as db:
+            serving = await Accounts.open(db, GuardSecrets.load(folder / "guard.secrets"), config)
+            who = serving.identity(made["id"])
+            assert who is not None
+            plan = buckets_for(config, who, config.models[0], time.time())
+            return [limit.size for limit in plan.limits if limit.rule == "usd_per_day"]
+
+    assert config.tiers["default"].usd_per_day == 5 and await dollars() == []
+    assert asked("set", "Ada", "--limit", "usd_per_day=tier", "--limit", "shadow=none")["limits"] == {"shadow": False}
+    assert await dollars() == [5 * 10**9]
+    assert asked("set", "Ada", "--limit", "usd_per_day=0")["limits"]["usd_per_day"] == 0
+    assert await dollars() == [0]
+
+
+async def test_those_who_asked_are_told_of_a_suspension_once(folder: Path, database_url: str) -> None:
+    hook = '{url: "http://127.0.0.1:9/x", events: [suspended], secret_env: NOT_SET_HERE}'  # the guard has it
+    with open(folder / "guard.yaml", "a") as file:
+        file.write(f"webhooks: [{hook}]\n")
+    made = asked("add", "Ada")
+    asked("suspend", "Ada", "--reason", "copying", "--by", "ann")
+    asked("suspend", "Ada", "--reason", "copying still", "--by", "ann")  # another reason, no other news
+    async with await Database.open(database_url) as db:
+        (row,) = await db.fetch("SELECT * FROM outbox")
+        assert row["next_at"] is not None
+        assert json.loads(row["body"])["data"] == {
+            "subject": f"account:{made['id']}", "reason": "copying", "decided_by": "ann",
+        }  # fmt: skip
+        asked("restore", "Ada")
+        asked("suspend", "Ada", "--reason", "again")
+        assert len(await db.fetch("SELECT * FROM outbox")) == 2

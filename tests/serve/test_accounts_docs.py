@@ -38,7 +38,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path) -> None:
     assert (ada["name"], ada["tier"], ada["limits"], ada["status"]) == (
         "Ada Ltd",
         "gold",
-        {"usd_per_day": 20.0},
+        {"concurrency": None},
         "active",
     )
     assert ops["name"] == "ops"

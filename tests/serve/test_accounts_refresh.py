@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import accounts_kit as kit
+from spiritsafe.serve._account_store import AccountChanges
 from spiritsafe.serve._accounts import Accounts
 from spiritsafe.serve._config import LimitSet
 from spiritsafe.serve._key_store import KeyStore

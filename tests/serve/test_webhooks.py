@@ -17,6 +17,8 @@ from aiohttp import web
 from accounts_kit import Clock
 from accounts_kit import config as guard_config
 from spiritsafe.errors import BadInput
+from spiritsafe.serve import _webhooks
+from spiritsafe.serve._account_store import AccountStore
 from spiritsafe.serve._config import GuardConfig
 from spiritsafe.serve._webhooks import Webhooks, signature
 from spiritsafe.state import Database
@@ -221,6 +223,30 @@ async def test_many_replicas_send_nothing_twice(database_url: str) -> None:
         for db in databases:
             await db.aclose()
         assert sorted(message["data"]["i"] for message in receiver.messages) == list(range(60))  # type: ignore[index]
+
+
+async def test_an_account_that_is_suspended_elsewhere_is_told_of_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command line, say: a process that delivers nothing and knows no secret of the hooks."""
+    monkeypatch.setattr(_webhooks, "_POLL_S", 0.02)
+    async with receiving() as receiver, await Database.open(database_url) as db:
+        given = hooks((receiver.url, "suspended"), secret_env="HOOK_SECRET")
+        store = AccountStore(db, given)
+        made = await store.add("a")
+        replicas = [Webhooks(db, given, environ={"HOOK_SECRET": "correct horse"}) for _ in range(3)]
+        running = [asyncio.create_task(replica.run()) for replica in replicas]
+        for _ in range(2):
+            await store.suspend("a", reason="copying", decided_by="ann")
+        await until(lambda: len(receiver.bodies) >= 1)
+        while await replicas[0].waiting():
+            await asyncio.sleep(0.01)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        (message,) = receiver.messages
+        assert message["data"] == {"subject": f"account:{made.id}", "reason": "copying", "decided_by": "ann"}
+        assert "Spiritsafe-Signature" in receiver.headers[0]
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiritsafe.cli import _accounts_keys
-from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, GuardFile, Limit, with_store
+from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, By, GuardFile, Limit, with_store
 from spiritsafe.cli._output import Json, print_json, print_table
 from spiritsafe.errors import BadInput
 
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
         ("add", add, 'add "Ada Ltd" --tier default --limit usd_per_day=5'),
         ("list", list_accounts, "list --suspended --json"),
         ("show", show, 'show "Ada Ltd"'),
-        ("set", set_account, 'set "Ada Ltd" --tier gold --limit concurrency=8 --limit usd_per_day=none'),
+        ("set", set_account, 'set "Ada Ltd" --tier gold --limit concurrency=8 --limit usd_per_day=tier'),
         ("suspend", suspend, 'suspend "Ada Ltd" --reason "bulk copying" --appeal "mail appeals@example.org"'),
         ("restore", restore, 'restore "Ada Ltd"'),
         ("link", link, 'link "Ada Ltd" --cluster c4'),
@@ -148,6 +148,7 @@ def set_account(
     payment_id: PaymentId = None,
     twin_consent: Consent = None,
     limit: Limit = None,
+    by: By = "operator",
     config: GuardFile = GUARD_FILE,
     as_json: Json = False,
 ) -> None:
@@ -168,7 +169,7 @@ def set_account(
 
         if limit:
             given["limits"] = typed_limits((await store.show(ref)).limits, limit, "--limit")
-        return await store.change(ref, AccountChanges(**given))
+        return await store.change(ref, AccountChanges(**given), decided_by=by)
 
     _done(config, work, as_json, "changed {id} ({name})", org)
 
@@ -177,6 +178,7 @@ def suspend(
     ref: AccountRef,
     reason: Annotated[str | None, typer.Option("--reason", help="Why, as the customer is told.")] = None,
     appeal: Annotated[str | None, typer.Option("--appeal", help="How to object, as the customer is told.")] = None,
+    by: By = "operator",
     config: GuardFile = GUARD_FILE,
     as_json: Json = False,
 ) -> None:
@@ -185,29 +187,35 @@ def suspend(
     async def work(store: KeyStore, guard: GuardConfig) -> Account:
         from spiritsafe.serve._account_text import APPEAL, REASON
 
-        return await store.suspend(ref, reason=reason or REASON, appeal=appeal or APPEAL)
+        return await store.suspend(ref, reason=reason or REASON, appeal=appeal or APPEAL, decided_by=by)
 
     _done(config, work, as_json, "suspended {id} ({name}): {reason}; appeal: {appeal}")
 
 
-def restore(ref: AccountRef, config: GuardFile = GUARD_FILE, as_json: Json = False) -> None:
+def restore(ref: AccountRef, by: By = "operator", config: GuardFile = GUARD_FILE, as_json: Json = False) -> None:
     """Lift a suspension."""
-    _done(config, lambda store, _: store.restore(ref), as_json, "restored {id} ({name})")
+    _done(config, lambda store, _: store.restore(ref, decided_by=by), as_json, "restored {id} ({name})")
 
 
 def link(
     ref: AccountRef,
     cluster: Annotated[str, typer.Option("--cluster", help="The cluster's name.")],
+    by: By = "operator",
     config: GuardFile = GUARD_FILE,
     as_json: Json = False,
 ) -> None:
     """Treat an account as one customer with others: they share the cluster's limits and ladder."""
-    _done(config, lambda store, _: store.set_cluster(ref, cluster), as_json, "linked {id} ({name}) to {cluster}")
+    _done(
+        config,
+        lambda store, _: store.set_cluster(ref, cluster, decided_by=by),
+        as_json,
+        "linked {id} ({name}) to {cluster}",
+    )
 
 
-def unlink(ref: AccountRef, config: GuardFile = GUARD_FILE, as_json: Json = False) -> None:
+def unlink(ref: AccountRef, by: By = "operator", config: GuardFile = GUARD_FILE, as_json: Json = False) -> None:
     """Take an account out of its cluster."""
-    _done(config, lambda store, _: store.set_cluster(ref, None), as_json, "unlinked {id} ({name})")
+    _done(config, lambda store, _: store.set_cluster(ref, None, decided_by=by), as_json, "unlinked {id} ({name})")
 
 
 def accept(

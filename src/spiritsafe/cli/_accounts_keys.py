@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, GuardFile, Limit, with_store
+from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, By, GuardFile, Limit, with_store
 from spiritsafe.cli._output import Json, print_json
 from spiritsafe.errors import BadInput
 
@@ -78,6 +78,7 @@ def set_key(
     key_id: KeyRef,
     name: KeyName = None,
     limit: Limit = None,
+    by: By = "operator",
     config: GuardFile = GUARD_FILE,
     as_json: Json = False,
 ) -> None:
@@ -91,9 +92,9 @@ def set_key(
 
         given = {} if name is None else {"name": name}
         if not limit:
-            return await store.change_key(key_id, KeyChanges(**given))
+            return await store.change_key(key_id, KeyChanges(**given), decided_by=by)
         limits = typed_limits((await store.show_key(key_id)).limits, limit, "--limit")
-        return await store.change_key(key_id, KeyChanges(**given, limits=limits))
+        return await store.change_key(key_id, KeyChanges(**given, limits=limits), decided_by=by)
 
     _print_key(with_store(config, work), as_json, "changed")
 

@@ -14,15 +14,20 @@ if TYPE_CHECKING:
     from spiritsafe.serve._config import GuardConfig
     from spiritsafe.serve._key_store import KeyStore
 
-__all__ = ["GUARD_FILE", "AccountRef", "GuardFile", "Limit", "with_store"]
+__all__ = ["GUARD_FILE", "AccountRef", "By", "GuardFile", "Limit", "with_store"]
 
 T = TypeVar("T")
 GUARD_FILE = Path("guard.yaml")
 GuardFile = Annotated[Path, typer.Option("--config", metavar="GUARD.yaml", help="The guard's config.")]
 AccountRef = Annotated[str, typer.Argument(metavar="ID", help="The account's id or its name.")]
+By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides, as the ledger keeps it.")]
 Limit = Annotated[
     list[str] | None,
-    typer.Option("--limit", metavar="RULE=VALUE", help="A limit of its own, e.g. usd_per_day=5; none takes it away."),
+    typer.Option(
+        "--limit",
+        metavar="RULE=VALUE",
+        help="A limit of its own, e.g. usd_per_day=5; none: no limit; tier: as the tier says.",
+    ),
 ]
 
 

@@ -12,6 +12,7 @@ from spiritsafe.serve._admin_views import guard_status, ladder_dict, spent_by_da
 from spiritsafe.serve._api_keys import SCOPES
 from spiritsafe.serve._config import STEPS
 from spiritsafe.serve._console_html import bars
+from spiritsafe.serve._limit_text import limit_lines
 from spiritsafe.serve._limits._windows import day_number, windows
 from spiritsafe.serve._types import Identity
 from spiritsafe.serve._usage import Spent, read_spent, usage_response
@@ -86,8 +87,10 @@ async def account_page(parts: AdminParts, ref: str) -> dict[str, Any]:
     usage = await usage_response(identity, parts.db, parts.config, now)
     subjects = [f"account:{account.id}", *([f"cluster:{account.cluster}"] if account.cluster else [])]
     terms = parts.config.terms
+    shown = account.to_dict()
     return {
-        "account": account.to_dict(),
+        "account": shown,
+        "limit_lines": limit_lines(shown["limits"]),
         "usage": usage,
         "bars": bars(usage["days"]),
         "keys": [key.to_dict(now) for key in await parts.accounts.keys_of(account.id)],
