@@ -141,8 +141,8 @@ class SimilarityConfig(_Test):
 
     reference: JSONL of {"prompt", "completion"}, what the teacher said.
     controls: name → JSONL of the same form: the replies of an innocent model to the same prompts.
-    base: replies of the suspect's base. With it, what counts is how much nearer to the teacher than its own base a model
-        is, so each control needs its own base too, under the same name in `control_bases`.
+    base: replies of the suspect's base. With it, what counts is how much nearer to the teacher a model is than its own
+        base, so each control needs its own base too, under the same name in `control_bases`.
     """
 
     kind: Literal["similarity"]

@@ -12,6 +12,7 @@ from spiritsafe.pvalue._bounds import (
     weighted_exponentials,
 )
 from spiritsafe.pvalue._exact import binomial, gamma
+from spiritsafe.pvalue._matches import matches
 from spiritsafe.pvalue._multiplicity import benjamini_hochberg, bonferroni, holm, rank
 from spiritsafe.pvalue._sums import gamma_sum
 
@@ -22,6 +23,7 @@ __all__ = [
     "gamma",
     "gamma_sum",
     "holm",
+    "matches",
     "rank",
     "saddlepoint_bernoullis",
     "saddlepoint_exponentials",
