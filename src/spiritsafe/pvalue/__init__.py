@@ -11,7 +11,9 @@ from spiritsafe.pvalue._bounds import (
     weighted_bernoullis,
     weighted_exponentials,
 )
+from spiritsafe.pvalue._evalue import coin_evalue, coin_process, from_evalues, merge_evalues
 from spiritsafe.pvalue._exact import binomial, gamma
+from spiritsafe.pvalue._interval import clopper_pearson
 from spiritsafe.pvalue._matches import matches
 from spiritsafe.pvalue._multiplicity import benjamini_hochberg, bonferroni, holm, rank
 from spiritsafe.pvalue._sums import gamma_sum
@@ -20,10 +22,15 @@ __all__ = [
     "benjamini_hochberg",
     "binomial",
     "bonferroni",
+    "clopper_pearson",
+    "coin_evalue",
+    "coin_process",
+    "from_evalues",
     "gamma",
     "gamma_sum",
     "holm",
     "matches",
+    "merge_evalues",
     "rank",
     "saddlepoint_bernoullis",
     "saddlepoint_exponentials",
