@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spiritsafe.cli import _accounts_keys
+from spiritsafe.cli import _accounts_keys, _accounts_ladder
 from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, By, GuardFile, Limit, with_store
 from spiritsafe.cli._output import Json, print_json, print_table
 from spiritsafe.errors import BadInput
@@ -32,7 +32,8 @@ Consent = Annotated[
 
 def register(app: typer.Typer) -> None:
     accounts = typer.Typer(
-        help="Accounts of the guard: add, list, show, set, suspend, restore, link, keys, terms.", no_args_is_help=True
+        help="Accounts of the guard: add, list, show, set, suspend, restore, link, keys, ladder, terms.",
+        no_args_is_help=True,
     )
     app.add_typer(accounts, name="accounts")
     for name, command, example in (
@@ -47,6 +48,7 @@ def register(app: typer.Typer) -> None:
     ):
         accounts.command(name, epilog=f"Example: spiritsafe accounts {example}")(command)
     _accounts_keys.register(accounts)
+    _accounts_ladder.register(accounts)
     terms = typer.Typer(help="Terms that customers accepted: accept.", no_args_is_help=True)
     accounts.add_typer(terms, name="terms")
     terms.command(epilog='Example: spiritsafe accounts terms accept "Ada Ltd" --version 2026-11')(accept)

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from spiritsafe.ledger import Ledger
     from spiritsafe.serve._config import GuardConfig
     from spiritsafe.serve._key_store import KeyStore
+    from spiritsafe.serve._ladder import Ladder
+    from spiritsafe.state import Database
 
-__all__ = ["GUARD_FILE", "AccountRef", "By", "GuardFile", "Limit", "with_store"]
+__all__ = ["GUARD_FILE", "AccountRef", "By", "GuardFile", "Limit", "with_ladder", "with_store"]
 
 T = TypeVar("T")
 GUARD_FILE = Path("guard.yaml")
@@ -33,6 +36,29 @@ Limit = Annotated[
 
 def with_store(config: Path, work: Callable[[KeyStore, GuardConfig], Awaitable[T]]) -> T:
     """Open the guard's database, do one thing, and close it once the ledger has what was done."""
+    guard = _read(config)
+
+    async def run() -> T:
+        async with _opened(guard) as (_, _, store):
+            return await work(store, guard)
+
+    return asyncio.run(run())
+
+
+def with_ladder(config: Path, work: Callable[[Ladder, KeyStore, GuardConfig], Awaitable[T]]) -> T:
+    """The same with the ladder."""
+    from spiritsafe.serve._ladder import Ladder
+
+    guard = _read(config)
+
+    async def run() -> T:
+        async with _opened(guard) as (db, ledger, store):
+            return await work(Ladder(db, guard, store, ledger), store, guard)
+
+    return asyncio.run(run())
+
+
+def _read(config: Path) -> GuardConfig:
     from spiritsafe.config import load_config
     from spiritsafe.serve._config import GuardConfig
 
@@ -40,16 +66,11 @@ def with_store(config: Path, work: Callable[[KeyStore, GuardConfig], Awaitable[T
     url = guard.state.database
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         typer.echo(f"note: {url} does not exist yet and is made now", err=True)
-
-    async def run() -> T:
-        async with _store(guard) as store:
-            return await work(store, guard)
-
-    return asyncio.run(run())
+    return guard
 
 
 @asynccontextmanager
-async def _store(guard: GuardConfig) -> AsyncIterator[KeyStore]:
+async def _opened(guard: GuardConfig) -> AsyncIterator[tuple[Database, Ledger, KeyStore]]:
     from spiritsafe.ledger import Ledger
     from spiritsafe.serve._key_store import KeyStore
     from spiritsafe.serve._secrets import GuardSecrets
@@ -61,6 +82,6 @@ async def _store(guard: GuardConfig) -> AsyncIterator[KeyStore]:
         try:
             store = KeyStore(db, secrets, guard, ledger)
             await store.check_secrets()
-            yield store
+            yield db, ledger, store
         finally:
             await ledger.aclose()

@@ -1,4 +1,4 @@
-"""An account and an API key as the database has them."""
+"""An account, an API key and a ladder state, as the database has them and as JSON does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spiritsafe.config import parse_config
 from spiritsafe.serve._config import LimitSet
 from spiritsafe.serve._types import LadderState
 
-__all__ = ["Account", "ApiKey", "iso", "ladder_state", "limits_text", "plain_limits"]
+__all__ = ["Account", "ApiKey", "iso", "ladder_dict", "ladder_state", "limits_text", "plain_limits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,18 @@ def ladder_state(row: Mapping[str, Any]) -> LadderState:
     return LadderState(
         row["subject"], row["step"], bool(row["shadow"]), row["reason"], row["decided_by"], float(row["at"])
     )
+
+
+def ladder_dict(state: LadderState) -> dict[str, Any]:
+    """A ladder state as JSON has it."""
+    return {
+        "subject": state.subject,
+        "step": state.step,
+        "shadow": state.shadow,
+        "reason": state.reason,
+        "decided_by": state.decided_by,
+        "at": iso(state.at),
+    }
 
 
 def limits_text(limits: LimitSet) -> str:

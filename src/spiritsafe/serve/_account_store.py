@@ -89,7 +89,7 @@ class AccountStore:
                 account_id, name, checked["org"], tier, self._clock(), int(twin_consent), checked["payment_id"],
                 limits_text(limits or LimitSet()), checked["cluster"], change,
             )  # fmt: skip
-        await self._after_change()
+        await self.refresh()
         return await self.show(account_id)
 
     async def show(self, ref: str) -> Account:
@@ -165,7 +165,7 @@ class AccountStore:
                 account.id, new["name"], new["tier"], new["org"], new["payment_id"], int(new["twin_consent"]),
                 limits_text(new["limits"]), new["cluster"], change,
             )  # fmt: skip
-        await self._after_change()
+        await self.refresh()
         return await self.show(account.id)
 
     async def set_cluster(self, ref: str, cluster: str | None, *, decided_by: str = "operator") -> Account:
@@ -188,7 +188,7 @@ class AccountStore:
                 hooks = self._config.webhooks
                 await put_message(tx, hooks, "suspended", f"account:{account.id}", said, at=self._clock())
             await _set_status(tx, account.id, "suspended", reason, appeal, change)
-        await self._after_change()
+        await self.refresh()
         return await self.show(account.id)
 
     async def restore(self, ref: str, *, decided_by: str = "operator") -> Account:
@@ -199,7 +199,7 @@ class AccountStore:
         await self._record("restored", account.id, {"decided_by": decided_by})
         async with self._db.transaction() as tx:
             await _set_status(tx, account.id, "active", None, None, await next_change(tx))
-        await self._after_change()
+        await self.refresh()
         return await self.show(account.id)
 
     async def accept_terms(self, ref: str, version: str, *, accepted_by: str = "operator") -> Account:
@@ -222,7 +222,7 @@ class AccountStore:
                 "UPDATE accounts SET terms_version = $2, terms_accepted = $3, changed = $4 WHERE id = $1",
                 account.id, version, at, await next_change(tx),
             )  # fmt: skip
-        await self._after_change()
+        await self.refresh()
         return await self.show(account.id)
 
     async def _record_change(self, before: Account, after: Account, decided_by: str) -> None:
@@ -243,8 +243,9 @@ class AccountStore:
         except TimeoutError:
             raise Unavailable(f"ledger: {name} is not written after {_LEDGER_S:.0f} s; nothing was changed") from None
 
-    async def _after_change(self) -> None:
-        """Called when a change is committed."""
+    async def refresh(self) -> bool:
+        """Called when a change is committed: what is kept in memory follows. True if something did."""
+        return False
 
     def _tier(self, tier: str) -> str:
         if tier in self._config.tiers:

@@ -157,9 +157,6 @@ class Accounts(KeyStore):
         if not task.cancelled():
             task.exception()  # those who wait were told; nobody may be left to
 
-    async def _after_change(self) -> None:
-        await self.refresh()
-
     async def _read(self, table: str, put: Callable[[list[Mapping[str, Any]]], None]) -> None:
         changed, last = self._seen + 1, ""
         query = _QUERIES[table]

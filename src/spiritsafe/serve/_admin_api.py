@@ -13,6 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from spiritsafe.serve._access import require_scope
+from spiritsafe.serve._account_rows import ladder_dict
 from spiritsafe.serve._account_store import AccountChanges, NotFound
 from spiritsafe.serve._admin_bodies import (
     Accept,
@@ -26,7 +27,7 @@ from spiritsafe.serve._admin_bodies import (
 )
 from spiritsafe.serve._admin_http import answer_error, json_answer, read_json, read_query
 from spiritsafe.serve._admin_parts import AdminParts
-from spiritsafe.serve._admin_views import guard_status, ladder_dict, ledger_status, verify_beside
+from spiritsafe.serve._admin_views import guard_status, ledger_status, verify_beside
 from spiritsafe.serve._key_store import IssuedKey, KeyChanges
 from spiritsafe.serve._ladder import WATCH
 from spiritsafe.serve._types import Identity

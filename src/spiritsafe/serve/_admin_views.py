@@ -9,23 +9,10 @@ from spiritsafe.ledger import verify_ledger
 from spiritsafe.serve._account_rows import iso
 from spiritsafe.serve._admin_parts import AdminParts
 from spiritsafe.serve._limits._windows import day_number, windows
-from spiritsafe.serve._types import LadderState
 from spiritsafe.serve._usage import DAYS, Spent, read_spent
 from spiritsafe.state import Database
 
-__all__ = ["guard_status", "ladder_dict", "ledger_status", "spent_by_day", "verify_beside"]
-
-
-def ladder_dict(state: LadderState) -> dict[str, Any]:
-    """A ladder state as JSON has it."""
-    return {
-        "subject": state.subject,
-        "step": state.step,
-        "shadow": state.shadow,
-        "reason": state.reason,
-        "decided_by": state.decided_by,
-        "at": iso(state.at),
-    }
+__all__ = ["guard_status", "ledger_status", "spent_by_day", "verify_beside"]
 
 
 async def guard_status(parts: AdminParts) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spiritsafe.serve._account_rows import Account
+from spiritsafe.serve._account_rows import Account, ladder_dict
 from spiritsafe.serve._account_text import APPEAL
 from spiritsafe.serve._admin_parts import AdminParts
-from spiritsafe.serve._admin_views import guard_status, ladder_dict, spent_by_day
+from spiritsafe.serve._admin_views import guard_status, spent_by_day
 from spiritsafe.serve._api_keys import SCOPES
 from spiritsafe.serve._config import STEPS
 from spiritsafe.serve._console_html import bars

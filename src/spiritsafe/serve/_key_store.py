@@ -128,7 +128,7 @@ class KeyStore(AccountStore):
                 "UPDATE api_keys SET name = $2, limits = $3, changed = $4 WHERE id = $1",
                 key.id, name, limits_text(limits), change,
             )  # fmt: skip
-        await self._after_change()
+        await self.refresh()
         return await self.show_key(key.id)
 
     async def revoke_key(self, key_id: str) -> ApiKey:
@@ -143,7 +143,7 @@ class KeyStore(AccountStore):
                 "UPDATE api_keys SET revoked = $2, changed = $3 WHERE id = $1 AND revoked IS NULL",
                 key.id, self._clock(), change,
             )  # fmt: skip
-        await self._after_change()
+        await self.refresh()
         return await self.show_key(key.id)
 
     async def rotate_key(self, key_id: str, *, overlap_s: float = _DAY_S) -> IssuedKey:
@@ -187,7 +187,7 @@ class KeyStore(AccountStore):
                     " WHERE id = $1 AND (expires IS NULL OR expires > $2)",
                     replaces[0].id, replaces[1], change,
                 )  # fmt: skip
-        await self._after_change()
+        await self.refresh()
         return IssuedKey(await self.show_key(made.id), made.whole)
 
 
