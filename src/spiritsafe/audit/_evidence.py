@@ -19,6 +19,7 @@ class Evidence:
     inputs: name in the case → file on disk; the plan's entry names its inputs as the case does.
     leaves: opened keys, each already verified against `commitment`.
     family: how many hypotheses were committed to for this test's purpose.
+    sequential: this test may be stopped by its e-value (`stop.rule` of the plan, primary test): p comes from that.
     """
 
     inputs: Mapping[str, Path]
@@ -26,6 +27,7 @@ class Evidence:
     leaves: tuple[Leaf, ...] = field(default=(), repr=False)
     commitment: Commitment | None = None
     family: int = 1
+    sequential: bool = False
 
     def input(self, name: str) -> Path:
         """The file of that name.

@@ -81,8 +81,8 @@ class TwinsConfig(_Test):
 
     pairs: what `evidence twins export` wrote.  ledger: `ledger export --all` of the same guard, which commits to them.
     by: `likelihood` of both (weights or logprobs), or `text`: which of the two its own replies resemble.
-    model, account, since, until: only these pairs: how the plan names them by what is in the ledger. Pairs so named
-        that are not opened are counted and reported.
+    model, account, since, until: only these pairs: how the plan names them by what is in the ledger (times: a day, an
+        ISO time, UTC unless it says otherwise, or Unix seconds). Pairs so named that are not opened count as lost.
     """
 
     kind: Literal["twins"]
@@ -101,13 +101,16 @@ class TwinsConfig(_Test):
 class CanariesConfig(_Test):
     """Does the suspect rank the published answer of a canary above its sealed ones?
 
-    canaries: a JSON array or JSONL of `evidence canary show --secret --json`.  ledger: as in twins.
+    canaries: a JSON array or JSONL of `evidence canary show --secret --json`.
+    ledger, since, until: as in twins: canaries committed to in that time and not opened count against the finding.
     """
 
     kind: Literal["canaries"]
     canaries: str
     ledger: str | None = None
     by: Literal["likelihood", "text"] = "likelihood"
+    since: str | None = None
+    until: str | None = None
     samples: int = Field(default=8, ge=1)
     max_tokens: int = Field(default=64, ge=1)
 

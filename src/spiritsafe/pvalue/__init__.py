@@ -16,6 +16,7 @@ from spiritsafe.pvalue._exact import binomial, gamma
 from spiritsafe.pvalue._interval import clopper_pearson
 from spiritsafe.pvalue._matches import matches
 from spiritsafe.pvalue._multiplicity import benjamini_hochberg, bonferroni, holm, rank
+from spiritsafe.pvalue._ranks import decibans, rank_sum
 from spiritsafe.pvalue._sums import gamma_sum
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "clopper_pearson",
     "coin_evalue",
     "coin_process",
+    "decibans",
     "from_evalues",
     "gamma",
     "gamma_sum",
@@ -32,6 +34,7 @@ __all__ = [
     "matches",
     "merge_evalues",
     "rank",
+    "rank_sum",
     "saddlepoint_bernoullis",
     "saddlepoint_exponentials",
     "weighted_bernoullis",
