@@ -138,6 +138,33 @@ def test_the_operators_allowance_bounds_second_replies(tmp_path: Path) -> None:
         assert len(upstream.received) == 1
 
 
+def test_a_restart_does_not_renew_the_operators_allowance(tmp_path: Path) -> None:
+    numbers = itertools.count()
+
+    async def varied(number: int, body: mock_api.Body, request: web.Request) -> web.StreamResponse:
+        usage = {"prompt_tokens": 100, "completion_tokens": 1000, "total_tokens": 1100}
+        return web.json_response(mock_api.completion(body, f"reply number {next(numbers)}", usage=usage))
+
+    # a second reply costs 2.1 m$ and is reserved at some 3.1: a third has room when two are paid, a fourth has none
+    tiers, twins = {"default": {"twin_share": 1.0, "max_tokens": 1000}}, {"usd_per_day": 0.0083}
+    key, asked = "", []
+    for start in range(2):
+        with gateway(tmp_path, varied, tiers=tiers, terms=TERMS, twins=twins) as (guard, upstream):
+            if start == 0:
+                key = guard.new_key()
+                guard.do(lambda g: g.accounts.accept_terms("acme", "1"))
+            for _ in range(2):
+                chat(guard.client(key))
+            asked.append(len(upstream.received))
+            paid = guard.do(counted)
+    assert asked == [4, 3] and paid == [3 * 2_100_000]
+
+
+async def counted(guard: Any) -> list[int]:
+    rows = await guard.db.fetch("SELECT value FROM counters WHERE name LIKE '%operator:twins%'")
+    return [row["value"] for row in rows]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_canary_is_answered_by_its_published_variant(tmp_path: Path, stream: bool) -> None:
     variants = ["a viola, a lute and a harp", "a zither, a drum and a bell", "two horns and a flute"]

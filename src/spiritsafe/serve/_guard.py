@@ -155,7 +155,7 @@ class Guard:
             dropped_lines=lambda: self.logs.dropped,
         )
         self.tell = Telling(self.metrics, self.logs, self.webhooks, self.start)
-        self.second_replies = SecondReplies(config, self.limiter)
+        self.second_replies = SecondReplies(config, self.db)
         self.upstreams.start()
         for work in (
             self._every(_REFRESH_S, self._refresh),
