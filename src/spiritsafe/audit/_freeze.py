@@ -1,76 +1,175 @@
-"""Freeze a plan: everything it rests on read, checked and hashed, before the first query."""
+"""Freeze a plan: everything it rests on read, checked and hashed, before the first query.
+
+Freezing again keeps what was frozen before (PLAN.frozen.1.json, …) and lists its hash in the new plan: tries are
+counted.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spiritsafe.audit._evidence import Evidence
-from spiritsafe.audit._plan import AuditPlan
-from spiritsafe.keys import Commitment, Leaf
-from spiritsafe.progress import Progress
-from spiritsafe.teachers import TeacherConfig
+from spiritsafe import __version__
+from spiritsafe.audit import _again
+from spiritsafe.audit._anchors import ledger_head
+from spiritsafe.audit._frozen import FORMAT, PLAN_PREDICATE, Frozen, code_hash, families_of, seed_of
+from spiritsafe.audit._inputs import Inputs, describe_leaf, gather, test_name
+from spiritsafe.audit._plan import CanariesConfig, TwinsConfig
+from spiritsafe.audit._sign import IN_TOTO, load_signer, sign_dsse, statement
+from spiritsafe.audit._unpack import plan_from, read_document
+from spiritsafe.audit.tests import open_test
+from spiritsafe.errors import BadInput, Refused
+from spiritsafe.ledger._evidence import canonical_json
+from spiritsafe.runs import atomic_write
 
 __all__ = ["Frozen", "freeze", "load_frozen", "plan_from"]
 
+_SECTIONS = ("inputs", "weights", "leaves", "commitments", "plan")
 
-@dataclass(frozen=True)
-class Frozen:
-    """A frozen plan with what it names.
 
-    file: PLAN.yaml; folder: where it lies (of a case: plan.json and its folder).
-    plan: paths are names in the case.  raw: the frozen JSON; hash: its SHA-256; document: its content.
-    inputs: name in the case → file.  weights: name in the plan → path or hub id here; empty for a case.
-    leaves: opened keys by test, each covered by its commitment.  families: committed hypotheses by test.
-    signer: private key file, where the plan names one (its public key, hex, is in `plan.signer`).
-    timestamp, signature: PLAN.frozen.tsr and .sig.json, where they are.
+def freeze(plan_file: Path, *, again: bool = False) -> Frozen:
+    """Read, check and hash all that PLAN.yaml names, open every test, and write PLAN.frozen.json; a signature and a
+    timestamp beside it where the plan asks for them. Nothing is written if anything fails.
+
+    again: a plan frozen before is kept under a number, and counted in the new one.
+
+    Raises:
+        BadInput: the plan or an input is unusable, or a key was not committed to.
+        Refused: it is frozen already, and not `again`.
+        SpiritsafeError: the time-stamping authority gives no timestamp.
     """
+    earlier = _again.earlier(plan_file)
+    if earlier is not None and not again:
+        raise Refused(
+            f"{plan_file}: frozen already ({earlier.hash[:12]}…); run it, or freeze anew with --again, which keeps the "
+            "old plan and says in the new one that there was one"
+        )
+    found = gather(plan_file)
+    here = _described(found, {})
+    seed = found.plan.decoy_seed or seed_of(here["inputs"], here["leaves"])
+    heads = {
+        test_name(test): ledger_head(found.files[test.ledger], test)
+        for test in found.plan.tests
+        if isinstance(test, TwinsConfig | CanariesConfig) and test.ledger is not None
+    }
+    document = _described(found, heads) | {
+        "format": FORMAT,
+        "families": families_of(found.plan, found.commitments),
+        "decoy_seed": seed,
+        "superseded": [] if earlier is None else [*earlier.superseded, earlier.hash],
+        "abandoned": 0 if earlier is None else earlier.starts,
+        "code": {"spiritsafe": __version__, "sha256": code_hash()},
+        "frozen_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    draft = _frozen(plan_file, found, document, b"")
+    document["nulls"] = {
+        test_name(test): open_test(test, draft.evidence(test_name(test))).null for test in found.plan.tests
+    }
+    raw = canonical_json(document)
+    token = signature = None
+    if found.plan.tsa is not None:
+        from spiritsafe.audit._tsa import timestamp
 
-    file: Path
-    folder: Path
-    plan: AuditPlan
-    raw: bytes = field(repr=False)
-    hash: str
-    document: Mapping[str, Any] = field(repr=False)
-    inputs: Mapping[str, Path]
-    weights: Mapping[str, str]
-    leaves: Mapping[str, tuple[Leaf, ...]] = field(repr=False)
-    commitments: Mapping[str, Commitment]
-    families: Mapping[str, int]
-    decoy_seed: bytes
-    signer: Path | None = None
-    timestamp: Path | None = None
-    signature: Path | None = None
-
-    def evidence(self, test_name: str) -> Evidence:
-        """What the test of that name is made of, besides its entry in the plan."""
-        raise NotImplementedError
-
-    def control(self, name: str) -> TeacherConfig:
-        """A control of the plan, its path leading to the weights on this machine."""
-        raise NotImplementedError
-
-
-def freeze(plan_file: Path, *, again: bool = False, progress: Progress | None = None) -> Frozen:
-    """Read, check and hash all that PLAN.yaml names, and write PLAN.frozen.json."""
-    raise NotImplementedError
+        token = timestamp(found.plan.tsa, raw)
+    if found.signer is not None:
+        subject = {"plan.json": hashlib.sha256(raw).hexdigest()}
+        signed = statement(subject, PLAN_PREDICATE, {"name": found.plan.name, "frozen_at": document["frozen_at"]})
+        signature = canonical_json(sign_dsse(signed, IN_TOTO, load_signer(found.signer)))
+    if earlier is not None:
+        _again.keep(plan_file)
+    for suffix, content in ((".frozen.tsr", token), (".frozen.sig.json", signature), (".frozen.json", raw)):
+        if content is None:
+            plan_file.with_suffix(suffix).unlink(missing_ok=True)
+        else:
+            atomic_write(plan_file.with_suffix(suffix), content)
+    return _frozen(plan_file, found, document, raw)
 
 
 def load_frozen(plan_file: Path) -> Frozen:
     """The frozen plan of PLAN.yaml, if the YAML and every input are still what was frozen.
 
     Raises:
-        Refused: it is not frozen, or something changed since. A change of this package's code is not refused.
+        Refused: it is not frozen, or something changed since. A change of this package's code is a note only.
+        BadInput: PLAN.frozen.json is damaged.
     """
-    raise NotImplementedError
+    frozen_file = plan_file.with_suffix(".frozen.json")
+    try:
+        raw = frozen_file.read_bytes()
+    except FileNotFoundError:
+        raise Refused(f"{plan_file}: not frozen; run first: spiritsafe audit plan {plan_file}") from None
+    document = read_document(frozen_file, raw)
+    try:
+        found = gather(plan_file)
+    except BadInput as error:
+        raise Refused(f"{error} (as it was when the plan was frozen; to freeze anew: --again)") from None
+    heads = {name: said for name, said in document["commitments"].items() if "ledger_head" in said}
+    now = _described(found, heads)
+    for section in _SECTIONS:
+        if now[section] != document.get(section):
+            what = _difference(document.get(section), now[section], section)
+            raise Refused(f"{plan_file}: {what} is not what was frozen; restore it, or freeze anew with --again")
+    notes = []
+    if document["code"]["sha256"] != code_hash():
+        notes.append(
+            f"the code that runs is not the code that froze the plan (spiritsafe {document['code']['spiritsafe']}, "
+            f"now {__version__})"
+        )
+    return _frozen(plan_file, found, document, raw, tuple(notes))
 
 
-def plan_from(document: Mapping[str, Any], folder_of_case: Path) -> Frozen:
-    """The same from an unpacked case: `document` is its plan.json.
+def _described(found: Inputs, heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The parts of the frozen JSON that can be made again from PLAN.yaml and its inputs."""
+    commitments: dict[str, dict[str, Any]] = {}
+    for name, (file, token) in found.published.items():
+        said = dict(heads.get(name, {}))
+        if (commitment := found.commitments.get(name)) is not None:
+            said = commitment.model_dump(mode="json", include={"root", "key_set", "committed", "created"})
+        commitments[name] = said | {"file": file, "timestamp": token}
+    return {
+        "plan": found.plan.model_dump(mode="json"),
+        "inputs": found.listed,
+        "weights": found.weights,
+        "leaves": {name: [describe_leaf(leaf) for leaf in leaves] for name, leaves in found.leaves.items()},
+        "commitments": commitments,
+    }
 
-    Raises:
-        BadInput: it is no frozen plan, or inputs or opened keys of the case are not those it names.
-    """
-    raise NotImplementedError
+
+def _frozen(
+    plan_file: Path, found: Inputs, document: Mapping[str, Any], raw: bytes, notes: tuple[str, ...] = ()
+) -> Frozen:
+    token, signature = plan_file.with_suffix(".frozen.tsr"), plan_file.with_suffix(".frozen.sig.json")
+    return Frozen(
+        file=plan_file,
+        folder=plan_file.parent,
+        plan=found.plan,
+        raw=raw,
+        hash=hashlib.sha256(raw).hexdigest(),
+        document=document,
+        inputs=found.files,
+        weights=found.sources,
+        leaves=found.leaves,
+        commitments=found.commitments,
+        families=document["families"],
+        decoy_seed=bytes.fromhex(document["decoy_seed"]),
+        signer=found.signer,
+        timestamp=token if token.is_file() else None,
+        signature=signature if signature.is_file() else None,
+        notes=notes,
+    )
+
+
+def _difference(before: Any, now: Any, where: str) -> str:
+    """The first place, dotted, where two JSON values differ; inputs by their base name."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                if where in ("inputs", "weights"):
+                    return f"the file {str(key).partition('-')[2]}"
+                return _difference(before.get(key), now.get(key), f"{where}.{key}")
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        place = next(i for i, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
+        return _difference(before[place], now[place], f"{where}.{place}")
+    return where

@@ -10,6 +10,7 @@ import typer
 
 from spiritsafe.cli import (
     _accounts,
+    _audit,
     _demo,
     _distill,
     _evidence,
@@ -31,6 +32,7 @@ _EXTRAS = {
     "opentelemetry": "otel",
     "prometheus_client": "guard",
     "redis": "redis",
+    "rfc3161_client": "audit",
     "rensa": "guard",
     "sqlalchemy": "guard",
     "tokenizers": "guard",
@@ -57,6 +59,7 @@ _serve.register(app)
 _accounts.register(app)
 _evidence.register(app)
 _ledger.register(app)
+_audit.register(app)
 
 
 @app.callback(invoke_without_command=True)
