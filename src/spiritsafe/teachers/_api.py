@@ -36,7 +36,6 @@ class ApiTeacher:
         assert config.base_url is not None
         self._config = config
         self._key = config.api_key()
-        self._url = f"{config.base_url}/chat/completions"
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
@@ -68,7 +67,7 @@ class ApiTeacher:
             limit_field=field,
         )
         try:
-            raw = await self._post(body)
+            raw = await self.post("chat/completions", body)
         except TeacherError as error:
             # Reasoning models refuse `max_tokens` and name the field they want instead.
             if error.kind != "bad_request" or "max_completion_tokens" not in str(error) or field != "max_tokens":
@@ -95,10 +94,15 @@ class ApiTeacher:
             await self._session.close()
             self._session = None
 
-    async def _post(self, body: dict[str, Any]) -> bytes:
-        session = self._open_session()
+    async def post(self, path: str, body: dict[str, Any]) -> bytes:
+        """Ask any endpoint of the API, `path` below base_url; returns the body of a 200 answer.
+
+        Raises:
+            TeacherError: anything else came back; as `complete`.
+        """
+        session, url = self._open_session(), f"{self._config.base_url}/{path}"
         try:
-            async with session.post(self._url, data=orjson.dumps(body), allow_redirects=False) as response:
+            async with session.post(url, data=orjson.dumps(body), allow_redirects=False) as response:
                 raw = await response.read()
                 if response.status == 200:
                     return raw
@@ -165,7 +169,7 @@ class ApiTeacher:
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout_s, sock_connect=_CONNECT_S),
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                proxy=_proxy(self._url, self._config.host or ""),
+                proxy=_proxy(self._config.base_url or "", self._config.host or ""),
             )
         return self._session
 
