@@ -7,6 +7,7 @@ anybody's tools can check it. Times come from the token; nothing here trusts thi
 from __future__ import annotations
 
 import hashlib
+import http.client
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -52,7 +53,10 @@ def timestamp(url: str, data: bytes) -> bytes:
     try:
         with urllib.request.urlopen(post, timeout=_TIMEOUT_S) as reply:  # noqa: S310
             token: bytes = reply.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise SpiritsafeError(f"{url}: no timestamp (HTTP {error.code}); check the address") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", None) or error
         raise SpiritsafeError(f"{url}: no timestamp ({why}); check the address, or try again later") from None
     try:
