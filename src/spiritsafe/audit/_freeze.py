@@ -16,7 +16,7 @@ from spiritsafe import __version__
 from spiritsafe.audit import _again
 from spiritsafe.audit._anchors import ledger_head
 from spiritsafe.audit._frozen import FORMAT, PLAN_PREDICATE, Frozen, code_hash, families_of, seed_of
-from spiritsafe.audit._inputs import Inputs, describe_leaf, gather, test_name
+from spiritsafe.audit._inputs import Inputs, describe_commitment, describe_leaf, gather, test_name
 from spiritsafe.audit._plan import CanariesConfig, TwinsConfig
 from spiritsafe.audit._sign import IN_TOTO, load_signer, sign_dsse, statement
 from spiritsafe.audit._unpack import plan_from, read_document
@@ -126,7 +126,7 @@ def _described(found: Inputs, heads: Mapping[str, Mapping[str, Any]]) -> dict[st
     for name, (file, token) in found.published.items():
         said = dict(heads.get(name, {}))
         if (commitment := found.commitments.get(name)) is not None:
-            said = commitment.model_dump(mode="json", include={"root", "key_set", "committed", "created"})
+            said = describe_commitment(commitment)
         commitments[name] = said | {"file": file, "timestamp": token}
     return {
         "plan": found.plan.model_dump(mode="json"),

@@ -22,7 +22,7 @@ from spiritsafe.keys import Commitment, Leaf, load_commitment, load_leaf, verify
 from spiritsafe.ledger._evidence import canonical_json
 from spiritsafe.runs import hash_path, hash_value
 
-__all__ = ["Inputs", "describe_leaf", "gather", "hold_leaves", "test_name", "with_folders"]
+__all__ = ["Inputs", "describe_commitment", "describe_leaf", "gather", "hold_leaves", "test_name", "with_folders"]
 
 _SHORT = 12  # hex digits of a hash in a name
 _LONGEST = 80
@@ -91,6 +91,11 @@ def describe_leaf(leaf: Leaf) -> dict[str, Any]:
     document = leaf.model_dump(mode="json")
     shown = {name: document[name] for name in ("key_set", "purpose", "scheme", "epoch", "slot")}
     return shown | {"sha256": hashlib.sha256(canonical_json(document)).hexdigest()}
+
+
+def describe_commitment(commitment: Commitment) -> dict[str, Any]:
+    """What a frozen plan says of a commitment to keys."""
+    return commitment.model_dump(mode="json", include={"root", "key_set", "committed", "created"})
 
 
 def hold_leaves(leaves: Iterable[tuple[str, Leaf]], commitment: Commitment, where: str) -> tuple[Leaf, ...]:

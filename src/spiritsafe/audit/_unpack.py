@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spiritsafe.audit._anchors import ledger_head
 from spiritsafe.audit._frozen import FORMAT, Frozen, families_of, seed_of
-from spiritsafe.audit._inputs import describe_leaf, hold_leaves, test_name
-from spiritsafe.audit._plan import AuditPlan
+from spiritsafe.audit._inputs import describe_commitment, describe_leaf, hold_leaves, test_name
+from spiritsafe.audit._plan import AuditPlan, CanariesConfig, TwinsConfig
 from spiritsafe.config import parse_config
 from spiritsafe.errors import BadInput
 from spiritsafe.keys import Commitment, Leaf, load_commitment
@@ -42,11 +43,13 @@ def plan_from(document: Mapping[str, Any], folder_of_case: Path) -> Frozen:
     if not _fits(document) or document["format"] != FORMAT:
         raise BadInput(f"{where}: not a frozen plan of the form {FORMAT}")
     plan = parse_config(document["plan"], AuditPlan, where)
+    if not _same(document["plan"], plan.model_dump(mode="json")):
+        raise BadInput(f"{where}: its plan is not written out as freezing does; another reader could read another plan")
     inputs = _inputs(document["inputs"], folder_of_case)
     commitments = _commitments(document["commitments"], inputs, plan)
     leaves = _leaves(document["leaves"], folder_of_case, commitments)
     families = families_of(plan, commitments)
-    if document["families"] != families:
+    if not _same(document["families"], families):
         raise BadInput(f"{where}: its families are not what was committed to: {families}")
     seed = plan.decoy_seed or seed_of(document["inputs"], document["leaves"])
     if document["decoy_seed"] != seed or not _HEX.fullmatch(seed):
@@ -111,17 +114,29 @@ def _inputs(listed: Mapping[str, Any], folder: Path) -> dict[str, Path]:
 
 
 def _commitments(said: Mapping[str, Any], inputs: Mapping[str, Path], plan: AuditPlan) -> dict[str, Commitment]:
+    """The commitments to keys; those that are ledgers are read too, and have to end and count as the plan says."""
     found = {}
+    published = {
+        test_name(test): getattr(test, "commitment", None) or getattr(test, "ledger", None) for test in plan.tests
+    }
+    if {name for name, file in published.items() if file is not None} != set(said):
+        raise BadInput("plan.json: its commitments are not those of its tests")
     for test in plan.tests:
-        file = getattr(test, "commitment", None)
+        name, file = test_name(test), published[test_name(test)]
         if file is None:
             continue
-        name = test_name(test)
-        if file not in inputs or not isinstance(said.get(name), dict) or said[name].get("file") != file:
+        claimed = said[name]
+        if not isinstance(claimed, dict) or claimed.get("file") != file or file not in inputs:
             raise BadInput(f"{name}: the commitment that its plan names is not in the case")
-        found[name] = load_commitment(inputs[file])
-        if said[name].get("root") != found[name].root:
-            raise BadInput(f"{file}: its root is not the one that was frozen")
+        if claimed.get("timestamp") is not None and claimed["timestamp"] not in inputs:
+            raise BadInput(f"{name}: the timestamp of its commitment is not in the case")
+        if isinstance(test, TwinsConfig | CanariesConfig):
+            truth: Mapping[str, Any] = ledger_head(inputs[file], test)
+        else:
+            found[name] = load_commitment(inputs[file])
+            truth = describe_commitment(found[name])
+        if not _same(claimed, {**truth, "file": file, "timestamp": claimed.get("timestamp")}):
+            raise BadInput(f"{name}: {file} is not the commitment that the plan describes")
     return found
 
 
@@ -144,3 +159,8 @@ def _leaves(
         labels = [(f"reveal.json, {name}", leaf) for leaf in leaves]
         found[name] = hold_leaves(labels, commitments[name], f"the commitment of {name}")
     return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as JSON: 1, 1.0 and true are three values."""
+    return canonical_json(one) == canonical_json(other)
