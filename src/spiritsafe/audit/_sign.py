@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IN_TOTO",
+    "dsse_payload",
     "load_public",
     "load_signer",
     "pae",
@@ -29,6 +30,7 @@ __all__ = [
     "read_statement",
     "sign_dsse",
     "statement",
+    "unsigned_dsse",
     "verify_dsse",
 ]
 
@@ -106,6 +108,20 @@ def sign_dsse(payload: bytes, payload_type: str, key: Ed25519PrivateKey) -> dict
     }
 
 
+def unsigned_dsse(payload: bytes, payload_type: str) -> dict[str, Any]:
+    """An envelope that nobody has signed yet."""
+    return {"payload": base64.b64encode(payload).decode(), "payloadType": payload_type, "signatures": []}
+
+
+def dsse_payload(envelope: Any, payload_type: str = IN_TOTO) -> bytes:
+    """The payload, whoever signed it or did not.
+
+    Raises:
+        BadInput: it is no envelope, or holds another type of payload.
+    """
+    return _opened(envelope, payload_type)[0]
+
+
 def verify_dsse(envelope: Any, public_key: bytes, payload_type: str = IN_TOTO) -> bytes:
     """The payload, if one of the envelope's signatures is that of `public_key` (32 bytes, Ed25519).
 
@@ -115,14 +131,11 @@ def verify_dsse(envelope: Any, public_key: bytes, payload_type: str = IN_TOTO) -
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    payload, signatures = _opened(envelope, payload_type)
     try:
-        payload, kind = _unbase64(envelope["payload"]), envelope["payloadType"]
-        signatures = [_unbase64(one["sig"]) for one in envelope["signatures"]]
         key = Ed25519PublicKey.from_public_bytes(public_key)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise BadInput("not a DSSE envelope with Ed25519 signatures") from None
-    if kind != payload_type:
-        raise BadInput(f"the envelope holds {str(kind)[:80]!r}, not {payload_type}")
+    except ValueError:
+        raise BadInput("not an Ed25519 public key of 32 bytes") from None
     for signature in signatures:
         try:
             key.verify(signature, pae(payload_type, payload))
@@ -161,6 +174,17 @@ def read_statement(payload: bytes, predicate_type: str) -> tuple[dict[str, str],
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadInput(f"the signed payload is not an in-toto statement of type {predicate_type}") from None
     return subjects, predicate
+
+
+def _opened(envelope: Any, payload_type: str) -> tuple[bytes, list[bytes]]:
+    try:
+        payload, kind = _unbase64(envelope["payload"]), envelope["payloadType"]
+        signatures = [_unbase64(one["sig"]) for one in envelope["signatures"]]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadInput("not a DSSE envelope with signatures") from None
+    if kind != payload_type:
+        raise BadInput(f"the envelope holds {str(kind)[:80]!r}, not {payload_type}")
+    return payload, signatures
 
 
 def _unbase64(text: str) -> bytes:
