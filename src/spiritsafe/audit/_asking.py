@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from spiritsafe.audit._transcript import Transcript, canonical
@@ -16,7 +16,7 @@ from spiritsafe.teachers import TeacherError
 
 __all__ = ["Asker"]
 
-_GRACE_S = 10.0  # what is under way gets to finish after Ctrl-C or an error
+_GRACE_S, _SHORT_GRACE_S = 10.0, 3.0  # what is under way gets to finish after Ctrl-C, and after an error
 # An API's failures in a row, after all retries, that end the run: it is down, or will not have these questions.
 _DOWN, _REFUSED_AT_FIRST, _REFUSED_LATER = 3, 5, 50
 
@@ -40,6 +40,7 @@ class Asker:
         self._suspect, self._transcript, self._attempt = suspect, transcript, attempt
         self._shown, self.between = shown, between
         self._last = {(record.test, record.item): record for record in transcript.records()}
+        self._lines = Counter(test for test, _ in self._last)
         self._fatal: SpiritsafeError | None = None
         self._in_a_row = 0
         self._ever = any(record.got is not None for record in self._last.values())
@@ -85,7 +86,6 @@ class Asker:
         left = self.todo(test, items)
         total, size = len(items) if of is None else of, max(1, self._suspect.batch)
         waiting = deque(left[at : at + size] for at in range(0, len(left), size))
-        self._done = sum((test.name, item.id) in self._last for item in items)
         tasks: set[asyncio.Task[None]] = set()
         try:
             while tasks or (waiting and not self._stopping):
@@ -97,10 +97,10 @@ class Asker:
                 for task in done:
                     self._ended(task)
                 if self._fatal is not None:
-                    await _drain(tasks)
+                    await _drain(tasks, _SHORT_GRACE_S)
                     tasks = set()
         except BaseException:
-            await _drain(tasks)
+            await _drain(tasks, _GRACE_S)
             raise
         if self._fatal is not None:
             raise self._fatal
@@ -157,24 +157,24 @@ class Asker:
         """Write down that items without a line were not asked, and why; returns how many."""
         left = [item for item in items if (test.name, item.id) not in self._last]
         now = time.time()
-        self._write(test, [Record(test.name, i.id, now, self._attempt, i.asked, None, why) for i in left], len(left))
+        self._write(test, [Record(test.name, i.id, now, self._attempt, i.asked, None, why) for i in left], 0)
         return len(left)
 
     def _write(self, test: Test, records: Sequence[Record], total: int) -> None:
         self._transcript.append(*records)
         for record in records:
-            fresh = (record.test, record.item) not in self._last
+            self._lines[record.test] += (record.test, record.item) not in self._last
             self._last[record.test, record.item] = record
-            self._done += fresh
             self.asked += record.got is not None
-        self._shown(test, self._done, total)
+        if total:
+            self._shown(test, self._lines[test.name], total)
 
 
-async def _drain(tasks: set[asyncio.Task[None]]) -> None:
+async def _drain(tasks: set[asyncio.Task[None]], grace: float) -> None:
     """Let what is under way finish, for a while; break off the rest."""
     if tasks:
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait(tasks, timeout=_GRACE_S)
+            await asyncio.wait(tasks, timeout=grace)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

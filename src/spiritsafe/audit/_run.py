@@ -112,6 +112,8 @@ class _Run:
     ) -> OverBudget | None:
         asker = Asker(suspect, self.transcript, self.attempts.number, functools.partial(self._show, budget, ""))
         try:
+            if self.frozen.plan.stop.rule == "e-value":
+                items[0] = self._asked_enough(asker, tests[0], items[0])
             todo = sum(len(asker.todo(test, some)) for test, some in zip(tests, items, strict=True))
             probed = suspect.access != "weights" and (todo > 0 or not self.probes.ended)
             if probed:
@@ -139,18 +141,33 @@ class _Run:
 
     async def _until_enough(self, asker: Asker, test: Test, items: list[Item]) -> list[Item]:
         """Ask batch by batch until the test's e-value is family/alpha; returns the items up to there."""
-        evalue: Any = getattr(test, "evalue")  # noqa: B009 — the plan allows this rule for tests that have one only
-        plan, family = self.frozen.plan, self.frozen.families[test.name]
-        size, enough = plan.stop.batch, math.log10(family / plan.alpha)
-        for end in range(size, len(items) + size, size):
+        for end in self._batches(items):
             some = items[:end]
             await asker.run(test, some, len(items))
             if asker.over is not None:
                 return items
-            if evalue(asker.records(test, some)) >= enough:
+            if self._enough(asker, test, some):
                 self.progress.say(f"{test.name}: e-value reached after {len(some)} of {len(items)} items")
                 return some
         return items
+
+    def _asked_enough(self, asker: Asker, test: Test, items: list[Item]) -> list[Item]:
+        """The items up to where an earlier attempt stopped; all of them if none did."""
+        for end in self._batches(items):
+            if asker.todo(test, items[:end]):
+                break
+            if self._enough(asker, test, items[:end]):
+                return items[:end]
+        return items
+
+    def _batches(self, items: list[Item]) -> range:
+        size = self.frozen.plan.stop.batch
+        return range(size, len(items) + size, size)
+
+    def _enough(self, asker: Asker, test: Test, items: list[Item]) -> bool:
+        evalue: Any = getattr(test, "evalue")  # noqa: B009 — the plan allows this rule for tests that have one only
+        family = self.frozen.families[test.name]
+        return bool(evalue(asker.records(test, items)) >= math.log10(family / self.frozen.plan.alpha))
 
     async def _ask_control(
         self, name: str, tests: list[Test], items: list[list[Item]], budget: Budget
