@@ -284,12 +284,18 @@ def test_what_cannot_be_counted_is_refused(kind: str, extra: dict[str, Any], par
          "messages[0].tool_calls[0].function.arguments"),
         ({"n": True}, "n"),
         ({"n": 0}, "n"),
-        ({"n": 1.0}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"n": 129.0}, "n"),
+        ({"seed": 1e19}, "seed"),
+        ({"stop_token_ids": [1, 2.5]}, "stop_token_ids"),
+        ({"stop_token_ids": [1e300]}, "stop_token_ids"),
+        ({"stop_token_ids": [-(2.0**63)]}, "stop_token_ids"),
+        ({"stop_token_ids": [1.0, True]}, "stop_token_ids"),
         ({"n": "2"}, "n"),
         ({"n": 129}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
-        ({"max_tokens": 2.0}, "max_tokens"),
+        ({"max_tokens": 2.5}, "max_tokens"),
         ({"max_tokens": 2**64 - 1}, "max_tokens"),
         ({"temperature": True}, "temperature"),
         ({"temperature": "0.5"}, "temperature"),
@@ -318,6 +324,52 @@ def test_wrong_types_and_ranges_are_named(extra: dict[str, Any], param: str) -> 
     error = refusal("chat", CHAT | extra)
     assert error.param == param
     assert param in error.message
+
+
+def with_fractions(value: Any) -> Any:
+    """The same JSON value, whole numbers written as 5.0."""
+    if type(value) is int:
+        return float(value)
+    if isinstance(value, dict):
+        return {key: with_fractions(item) for key, item in value.items()}
+    return [with_fractions(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(("kind", "body"), VALID)
+def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(kind: str, body: dict[str, Any]) -> None:
+    ask, same = parse(kind, with_fractions(body)), parse(kind, body)
+    assert ask.body == same.body
+    for name in Ask.__slots__:
+        if name not in ("body", "json_bytes", "text_bytes", "said"):  # 1.0 in a tool's schema is longer than 1
+            assert getattr(ask, name) == getattr(same, name), name
+    assert (type(ask.n), type(ask.max_tokens)) == (type(same.n), type(same.max_tokens))
+
+
+@given(
+    field=st.sampled_from(["n", "max_tokens", "seed", "top_k", "min_tokens", "stream_interval"]),
+    value=st.integers(-(2**64), 2**64) | st.integers(-3, 200),
+    fraction=st.sampled_from([0.0, 0.5]),
+)
+def test_what_is_sent_on_is_an_int_or_the_request_is_refused(field: str, value: int, fraction: float) -> None:
+    number = float(value) + fraction
+    as_float = attempt("chat", CHAT | {field: number})
+    if not number.is_integer():
+        assert isinstance(as_float, ApiError) and as_float.param == field
+        return
+    if abs(number) >= 2.0**63:  # it may have been written as an integer out of range
+        assert isinstance(as_float, ApiError)
+        return
+    as_int = attempt("chat", CHAT | {field: int(number)})
+    if isinstance(as_int, ApiError):
+        assert isinstance(as_float, ApiError)
+    else:
+        assert isinstance(as_float, Ask)
+        assert type(as_float.body[field]) is int and as_float.body[field] == number
+
+
+def test_no_number_is_too_large_to_be_refused() -> None:
+    for text in (b"1e400", b"-1e400", b"1e308", b"NaN", b"Infinity", b"true", b'"5"'):
+        assert isinstance(attempt("chat", orjson.dumps(CHAT)[:-1] + b',"n":' + text + b"}"), ApiError), text
 
 
 @pytest.mark.parametrize(

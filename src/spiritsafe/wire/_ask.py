@@ -19,6 +19,7 @@ from spiritsafe.wire._ask_types import Ask, AskKind, FieldError
 from spiritsafe.wire._errors import ApiError
 from spiritsafe.wire._fields import (
     Check,
+    as_whole,
     bad,
     check_fields,
     flag,
@@ -89,15 +90,16 @@ _n_range, _tokens_range, _temperature_range = whole(1, _MAX_N), whole(1), number
 _user_length = text(_LONGEST_USER)
 
 
-def _n(ask: Ask, value: Any) -> None:
-    _n_range(ask, value)
-    ask.n = value
+def _n(ask: Ask, value: Any) -> int:
+    ask.n = _n_range(ask, value)
+    return ask.n
 
 
-def _max_tokens(ask: Ask, value: Any) -> None:
-    _tokens_range(ask, value)
+def _max_tokens(ask: Ask, value: Any) -> int:
+    limit = _tokens_range(ask, value)
     # servers differ in which of two limits they follow, so the larger one is the bound
-    ask.max_tokens = value if ask.max_tokens is None else max(ask.max_tokens, value)
+    ask.max_tokens = limit if ask.max_tokens is None else max(ask.max_tokens, limit)
+    return limit
 
 
 def _temperature(ask: Ask, value: Any) -> None:
@@ -127,9 +129,10 @@ def _logit_bias(ask: Ask, value: Any) -> None:
 def _moves(check: Check) -> Check:
     """What moves probabilities as `logit_bias` does."""
 
-    def moving(ask: Ask, value: Any) -> None:
-        check(ask, value)
+    def moving(ask: Ask, value: Any) -> int | None:
+        exact = check(ask, value)
         ask.has_logit_bias = ask.has_logit_bias or bool(value)
+        return exact
 
     return moving
 
@@ -139,9 +142,10 @@ def _never_stored(ask: Ask, value: Any) -> None:
         unsupported("is refused: stored replies come back as context this gateway does not see; send false")
 
 
-def _no_n(ask: Ask, value: Any) -> None:
-    if value != 1 or type(value) is not int:
+def _no_n(ask: Ask, value: Any) -> int:
+    if as_whole(value) != 1:
         bad("1", value)
+    return 1
 
 
 def _metadata(ask: Ask, value: Any) -> None:

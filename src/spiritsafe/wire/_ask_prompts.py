@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spiritsafe.wire._ask_types import Ask, FieldError
-from spiritsafe.wire._fields import bad
+from spiritsafe.wire._fields import bad, make_whole
 
 __all__ = ["prompts"]
 
@@ -19,7 +19,7 @@ def prompts(ask: Ask, value: Any) -> None:
         ask.add_text("user", value)
     elif type(value) is not list or not value:
         bad("a text, a list of texts, a list of token ids, or a list of such lists", value)
-    elif type(value[0]) is int:
+    elif type(value[0]) in (int, float):
         _ids(ask, value)
     elif len(value) > _MAX_PROMPTS:
         raise FieldError(f"has {len(value)} prompts; send at most {_MAX_PROMPTS}")
@@ -38,7 +38,7 @@ def prompts(ask: Ask, value: Any) -> None:
 
 
 def _ids(ask: Ask, value: list[Any], path: str = "") -> None:
-    if not value or not all(type(item) is int and 0 <= item <= _MAX_TOKEN_ID for item in value):
+    if not value or not make_whole(value) or not all(0 <= item <= _MAX_TOKEN_ID for item in value):
         raise FieldError("must be a list of token ids, at least one", path)
     ask.token_ids += len(value)
     ask.text_bytes += len(value)

@@ -1,6 +1,7 @@
 """How a request's fields are checked: small checks, put together into the tables of `_ask`.
 
-A check gets the request and a value; it may count the value, and raises `FieldError`.
+A check gets the request and a value; it may count the value, and raises `FieldError`. What it returns, if not None,
+takes the value's place: a whole number written as 5.0, which JSON Schema calls an integer, goes on as 5.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from spiritsafe.wire._refused import REFUSED
 
 __all__ = [
     "Check",
+    "as_whole",
     "bad",
     "by_type",
     "check_fields",
@@ -23,6 +25,7 @@ __all__ = [
     "flag",
     "free",
     "listed",
+    "make_whole",
     "number",
     "one_of",
     "said",
@@ -31,7 +34,7 @@ __all__ = [
     "whole",
 ]
 
-Check = Callable[[Ask, Any], None]
+Check = Callable[[Ask, Any], int | None]
 
 _LONGEST_NAME = 64  # of a field we quote or look for a near miss of
 
@@ -58,8 +61,8 @@ def check_fields(ask: Ask, value: Any, checks: Mapping[str, Check]) -> None:
             check = checks.get(key)
             if check is None:
                 _unknown(ask, key, item, checks)
-            elif item is not None:
-                check(ask, item)
+            elif item is not None and (exact := check(ask, item)) is not None:
+                value[key] = exact
     except FieldError as error:
         raise error.within(_quoted(key)) from None
 
@@ -68,7 +71,9 @@ def _unknown(ask: Ask, key: str, value: Any, known: Collection[str]) -> None:
     """Let a field pass that has no check, if it is neutral or allowed; what is allowed is counted as prompt."""
     if (refusal := REFUSED.get(key)) is not None:
         neutral, why = refusal
-        if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
+        if value is not None and not any(
+            isinstance(value, bool) == isinstance(n, bool) and value == n for n in neutral
+        ):
             unsupported(f"is refused: {why}; leave it out")
     elif key in ask.allowed:
         ask.add_json(value)
@@ -87,15 +92,34 @@ def flag(_: Ask, value: Any) -> None:
         bad("true or false", value)
 
 
-def whole(least: int, most: int | None = None) -> Check:
+def whole(least: int, most: int | None = None) -> Callable[[Ask, Any], int]:
     what = f"a whole number, at least {least}" if most is None else f"a whole number from {least} to {most}"
     top = 2**63 - 1 if most is None else most
 
-    def check(_: Ask, value: Any) -> None:
-        if type(value) is not int or not least <= value <= top:
+    def check(_: Ask, value: Any) -> int:
+        exact = as_whole(value)
+        if exact is None or not least <= exact <= top:
             bad(what, value)
+        return exact
 
     return check
+
+
+def as_whole(value: Any) -> int | None:
+    """A JSON number without a fraction as an int; None for anything else."""
+    if type(value) is int:
+        return value
+    # a float at the edges of 64 bits or beyond may have been written as an integer that is out of range
+    if type(value) is float and -(2.0**63) < value < 2.0**64 and value.is_integer():
+        return int(value)
+    return None
+
+
+def make_whole(values: list[Any]) -> bool:
+    """Turn numbers without a fraction into ints, in place; True if all are ints then."""
+    if not all(type(item) is int for item in values):
+        values[:] = [item if (exact := as_whole(item)) is None else exact for item in values]
+    return all(type(item) is int for item in values)
 
 
 def number(least: float, most: float, *, above: bool = False) -> Check:
@@ -134,11 +158,12 @@ def one_of(*values: str) -> Check:
 
 def listed(kind: type, what: str, *, most: int, single: bool = False) -> Check:
     """A list of up to `most` values of one type. single: one such value alone will do."""
+    right = make_whole if kind is int else lambda value: all(type(item) is kind for item in value)
 
     def check(_: Ask, value: Any) -> None:
         if single and type(value) is kind:
             return
-        if type(value) is not list or len(value) > most or not all(type(item) is kind for item in value):
+        if type(value) is not list or len(value) > most or not right(value):
             bad(f"a list of up to {most} {what}", value)
 
     return check
@@ -170,9 +195,10 @@ def fields(checks: Mapping[str, Check], *needed: str) -> Check:
 def counted(check: Check) -> Check:
     """The same, of a value that templates may write as JSON."""
 
-    def also_count(ask: Ask, value: Any) -> None:
-        check(ask, value)
+    def also_count(ask: Ask, value: Any) -> int | None:
+        exact = check(ask, value)
         ask.add_json(value)
+        return exact
 
     return also_count
 
