@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spiritsafe.cli import _audit_attest, _audit_run
+from spiritsafe.cli import _audit_attest, _audit_run, _audit_verify
 from spiritsafe.cli._output import Json, print_json, print_table
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     audit.command(epilog="Example: spiritsafe audit plan PLAN.yaml")(plan)
     audit.command(epilog="Example: spiritsafe audit timestamp COMMITMENT.json --tsa https://freetsa.org/tsr")(timestamp)
     _audit_run.register(audit)
+    _audit_verify.register(audit)
     _audit_attest.register(audit)
 
 
