@@ -173,6 +173,8 @@ def set_account(
             given["limits"] = typed_limits((await store.show(ref)).limits, limit, "--limit")
         return await store.change(ref, AccountChanges(**given), decided_by=by)
 
+    if twin_consent is False:
+        typer.echo("note: pairs kept so far stay; delete them with: spiritsafe evidence twins erase ID", err=True)
     _done(config, work, as_json, "changed {id} ({name})", org)
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from spiritsafe.cli._accounts_store import GUARD_FILE, GuardFile
+from spiritsafe.cli._accounts_store import GUARD_FILE, AccountRef, By, GuardFile
 from spiritsafe.cli._output import Json, print_json, print_table
 
 if TYPE_CHECKING:
+    from spiritsafe.ledger import Ledger
     from spiritsafe.serve._canaries import Canaries, Canary
     from spiritsafe.serve._config import GuardConfig
     from spiritsafe.state import Database
@@ -38,9 +39,10 @@ def register(app: typer.Typer) -> None:
     canary.command("list", epilog="Example: spiritsafe evidence canary list --json")(list_canaries)
     canary.command(epilog="Example: spiritsafe evidence canary show can_0123456789ab --json")(show)
     canary.command(epilog="Example: spiritsafe evidence canary retire can_0123456789ab")(retire)
-    twins = typer.Typer(help="Twin replies: export.", no_args_is_help=True)
+    twins = typer.Typer(help="Twin replies: export, erase.", no_args_is_help=True)
     evidence.add_typer(twins, name="twins")
     twins.command(epilog="Example: spiritsafe evidence twins export --out twins.jsonl --model smollm2-135m")(export)
+    twins.command(epilog='Example: spiritsafe evidence twins erase "Ada Ltd" --reason "consent withdrawn"')(erase)
 
 
 def new(
@@ -147,6 +149,32 @@ def export(
         print(f"{out}: {written} pairs of {committed} that the ledger has commitments to")
 
 
+def erase(
+    ref: AccountRef,
+    reason: Annotated[str, typer.Option("--reason", help="Why; the ledger keeps it for good.")],
+    by: By = "operator",
+    config: GuardFile = GUARD_FILE,
+    as_json: Json = False,
+) -> None:
+    """Delete all twin pairs of an account for good: requests and both replies. The ledger keeps their commitments."""
+
+    async def work(db: Database, guard: GuardConfig) -> tuple[str, int]:
+        import time
+
+        from spiritsafe.serve._account_store import AccountStore
+        from spiritsafe.serve._twins import erase_twins
+
+        account = (await AccountStore(db, guard).show(ref)).id
+        async with _ledger(db, guard) as ledger:
+            return account, await erase_twins(db, ledger, account, reason=reason, decided_by=by, now=time.time())
+
+    account, pairs = asyncio.run(_with_database(config, work))
+    if as_json:
+        print_json({"account": account, "erased": pairs})
+    else:
+        print(f"{account}: {pairs} pairs erased; exports and backups may still hold them")
+
+
 async def _write(db: Database, out: Path, account: str | None, model: str | None) -> int:
     import orjson
 
@@ -175,12 +203,19 @@ def _run(config: Path, work: Callable[[Canaries], Awaitable[T]]) -> T:
 
 @asynccontextmanager
 async def _canaries(db: Database, guard: GuardConfig) -> AsyncIterator[Canaries]:
-    from spiritsafe.ledger import Ledger
     from spiritsafe.serve._canaries import Canaries
+
+    async with _ledger(db, guard) as ledger:
+        yield await Canaries.open(db, guard, ledger)
+
+
+@asynccontextmanager
+async def _ledger(db: Database, guard: GuardConfig) -> AsyncIterator[Ledger]:
+    from spiritsafe.ledger import Ledger
 
     ledger = await Ledger.open(db, commit_ms=1, retention_days=guard.ledger.retention_days)
     try:
-        yield await Canaries.open(db, guard, ledger)
+        yield ledger
     finally:
         await ledger.aclose()
 

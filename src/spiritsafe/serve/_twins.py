@@ -25,15 +25,18 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from spiritsafe.ledger import Event
 from spiritsafe.ledger._evidence import TWIN_FORMAT, canonical_json, twin_commit
+from spiritsafe.serve._account_text import one_line
 from spiritsafe.state import Database, Unavailable
 
 if TYPE_CHECKING:
+    from spiritsafe.serve._account_store import EventLog
     from spiritsafe.serve._config import GuardConfig
     from spiritsafe.serve._types import Identity
     from spiritsafe.wire import Ask
 
-__all__ = ["Choice", "Twins", "committed_twins", "export_twins"]
+__all__ = ["Choice", "Twins", "committed_twins", "erase_twins", "export_twins"]
 
 _DAY = 86400.0
 _BITS = 53
@@ -159,6 +162,20 @@ async def export_twins(
         if len(rows) < _PAGE:
             return
         after = (rows[-1]["created"], rows[-1]["request_id"])
+
+
+async def erase_twins(db: Database, ledger: EventLog, account: str, *, reason: str, decided_by: str, now: float) -> int:
+    """Delete the pairs of an account (its id) for good, once the ledger has the event `twins_erased`; how many.
+
+    Their commitments stay in the ledger and say nothing without them. Pairs made after `now` are not touched.
+
+    Raises:
+        BadInput: no reason.  Unavailable: database or ledger cannot be written; nothing was deleted.
+    """
+    data = {"reason": one_line("reason", reason, 2000), "decided_by": one_line("decided_by", decided_by)}
+    rows = await db.fetch("SELECT COUNT(*) AS n FROM twins WHERE account = $1 AND created <= $2", account, now)
+    await ledger.append(Event(ts=now, name="twins_erased", subject=account, data={"pairs": int(rows[0]["n"]), **data}))
+    return await db.execute("DELETE FROM twins WHERE account = $1 AND created <= $2", account, now)
 
 
 async def committed_twins(db: Database, *, account: str | None = None, model: str | None = None) -> int:
