@@ -48,7 +48,7 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a case offline: bytes, signatures, order in time, plan kept, every number recomputed. Exit 1 if one fails."""
+    """Check a case offline: bytes, signatures, order in time, plan kept, every number. Exit 1 if a check fails."""
     from spiritsafe.audit._sign import load_public
     from spiritsafe.errors import BadInput
 
