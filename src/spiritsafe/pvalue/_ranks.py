@@ -36,13 +36,16 @@ def rank_sum(ranks_M: Sequence[int], sizes_M: Sequence[int]) -> float:
         ValueError: a rank outside 1 … its size, or lists of different lengths.
     """
     seen = sum(decibans(rank, size) for rank, size in zip(ranks_M, sizes_M, strict=True))
-    # All outcomes, counted by their sum, as one number with a digit for each sum; its digits above `seen` are added up
-    # by taking the remainder of one less than their base.
+    # All outcomes, counted by their sum, as one number with a digit for each sum. No digit can overflow, not even the
+    # sum of all of them.
     outcomes = math.prod(sizes_M)
-    bits = outcomes.bit_length() + 1
+    bits = outcomes.bit_length()
     law = 1
     for size, times in sorted(Counter(sizes_M).items()):
         worths = Counter(decibans(rank, size) for rank in range(1, size + 1))
         law *= sum(count << bits * worth for worth, count in worths.items()) ** times
-    reached = (law >> bits * seen) % ((1 << bits) - 1)
+    reached = law >> bits * seen
+    while (digits := -(-reached.bit_length() // bits)) > 1:  # add the upper half of the digits to the lower
+        half = bits * (digits + 1 >> 1)
+        reached = (reached >> half) + (reached & (1 << half) - 1)
     return min(math.log10(reached) - math.log10(outcomes), 0.0) + 0.0

@@ -38,7 +38,7 @@ from spiritsafe.records import Sampling
 
 __all__ = ["Canaries"]
 
-_MOST = 1000
+_MOST = 200
 
 
 class Canaries:
