@@ -18,6 +18,7 @@ from spiritsafe.pvalue._matches import matches
 from spiritsafe.pvalue._multiplicity import benjamini_hochberg, bonferroni, holm, rank
 from spiritsafe.pvalue._ranks import decibans, rank_sum
 from spiritsafe.pvalue._sums import gamma_sum
+from spiritsafe.pvalue._tilted import tilted_evalue
 
 __all__ = [
     "benjamini_hochberg",
@@ -37,6 +38,7 @@ __all__ = [
     "rank_sum",
     "saddlepoint_bernoullis",
     "saddlepoint_exponentials",
+    "tilted_evalue",
     "weighted_bernoullis",
     "weighted_exponentials",
 ]

@@ -77,6 +77,18 @@ class NativeDetector:
             [_Trial(e, key_words(keys.epoch_key(e, name))[0], key_words(keys.coin_key(e, name))[0]) for e in names]
         )
 
+    @classmethod
+    def of_keys(cls, marking: Marking, trials: Sequence[tuple[str, bytes, bytes]]) -> NativeDetector:
+        """A detector for keys opened from a key set: (name, key, coin key) of each trial, 16 bytes a key.
+
+        Raises:
+            ValueError: a key of another length.
+        """
+        detector = object.__new__(cls)
+        detector.marking = marking
+        detector._settle([_Trial(name, key_words(key)[0], key_words(coin)[0]) for name, key, coin in trials])
+        return detector
+
     def _settle(self, trials: Sequence[_Trial]) -> None:
         self.scheme: str = self.marking.scheme
         self.marks: Scheme = scheme_for(self.marking)
