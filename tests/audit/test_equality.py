@@ -176,7 +176,7 @@ def test_a_transcript_of_something_else_is_refused(tmp_path: Path) -> None:
     test = make(tmp_path, [("prompt 1", "x")], samples=1)
     (good,) = kit.texts(test, lambda i: "x")
     for bad, what in (
-        (replace(good, item="elsewhere-0"), "not among what the plan asks"),
+        (replace(good, item="elsewhere-0"), "not one of its questions"),
         (replace(good, asked={"messages": [], "sample": 0}), "asked otherwise"),
         (replace(good, got={"text": 7}), "has no text"),
         (replace(good, got={}), "has no text"),

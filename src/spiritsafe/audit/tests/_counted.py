@@ -9,6 +9,7 @@ from typing import Any
 
 from spiritsafe import pvalue
 from spiritsafe.audit._types import Record
+from spiritsafe.audit.tests._answers import answers
 from spiritsafe.audit.tests._units import Count
 from spiritsafe.errors import BadInput
 
@@ -47,12 +48,9 @@ def read_counted(records: Sequence[Record], test: str, siblings: Sequence[str], 
     Raises:
         BadInput: it is not what a test of this plan writes.
     """
-    if not records:
-        return None
-    record = records[-1]
-    if any(r.item != "weights" or dict(r.asked) != {"weights": "teacher"} for r in records):
-        raise BadInput(f"{test}: an item that the plan does not have; the transcript is not that of this plan")
-    got = record.got
+    if any(r.test == test and dict(r.asked) != {"weights": "teacher"} for r in records):
+        raise BadInput(f"{test}: asked otherwise than planned; the transcript is not that of this plan")
+    got = answers(records, test, {"weights"}).get("weights")
     if got is None:
         return None
     wanted = {"suspect", "base", "siblings"} if with_base else {"suspect"}

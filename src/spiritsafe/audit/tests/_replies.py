@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from spiritsafe.audit._types import Item, Record, Suspect
+from spiritsafe.audit.tests._answers import answers
 from spiritsafe.collect._jobs import tokens_bound
 from spiritsafe.errors import BadInput
 from spiritsafe.records import Message, Prompt, Request, Sampling
@@ -64,26 +65,23 @@ async def complete_each(suspect: Suspect, items: Sequence[Item], sampling: Sampl
 
 
 def answered(records: Sequence[Record], items: Sequence[Item], test: str) -> dict[str, str]:
-    """The reply to each item that has one. The last record of an item counts.
+    """The reply to each item of this test that has one. The last record of an item counts.
 
     Raises:
         BadInput: a record of an item that the plan does not have, asked otherwise than planned, or without a text.
     """
     planned = {item.id: item for item in items}
-    replies: dict[str, str] = {}
+    last = answers(records, test, planned.keys())
     for record in records:
-        where = f"{test}, item {record.item[:80]}"
-        item = planned.get(record.item)
-        if item is None:
-            raise BadInput(f"{where}: not among what the plan asks; the transcript is not that of this plan")
-        if dict(record.asked) != dict(item.asked):
-            raise BadInput(f"{where}: asked otherwise than planned; the transcript is not that of this plan")
-        replies.pop(record.item, None)
-        if record.got is not None:
-            text = record.got.get("text")
+        if record.test == test and dict(record.asked) != dict(planned[record.item].asked):
+            raise BadInput(f"transcript of {test}: item {record.item} was asked otherwise than planned")
+    replies = {}
+    for item, got in last.items():
+        if got is not None:
+            text = got.get("text")
             if not isinstance(text, str):
-                raise BadInput(f"{where}: its answer has no text; the transcript is damaged")
-            replies[record.item] = text
+                raise BadInput(f"transcript of {test}: item {item}: its answer has no text")
+            replies[item] = text
     return replies
 
 
