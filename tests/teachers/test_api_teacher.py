@@ -272,6 +272,22 @@ async def test_reasoning_models_want_another_name_for_max_tokens(api: MockApi) -
     ]  # fmt: skip
 
 
+async def test_a_gateway_that_keeps_token_ids_back_is_asked_without() -> None:
+    async def guarded(number: int, body: dict[str, Any], request: web.Request) -> web.Response:
+        if "return_token_ids" in body:
+            await asyncio.sleep(0.05)  # both have left before the first comes back
+            said = "return_token_ids is refused: token ids would leave outside the output policy; leave it out"
+            return web.json_response({"error": {"message": said}}, status=400)
+        return web.json_response(completion(body))
+
+    with mock_api(guarded, models=[{"id": "m", "owned_by": "spiritsafe"}]) as api:
+        teacher = open_teacher(TeacherConfig(base_url=api.base_url, model="m"))
+        await asyncio.gather(teacher.complete(ASK), teacher.complete(ASK))
+        await teacher.complete(ASK)
+        await teacher.aclose()
+        assert [("return_token_ids" in body) for body in api.received] == [True, True, False, False, False]
+
+
 async def test_many_at_once_share_one_session_without_queueing(api: MockApi) -> None:
     async def slow(number: int, body: dict[str, Any], request: web.Request) -> web.Response:
         await asyncio.sleep(0.3)

@@ -58,21 +58,27 @@ class ApiTeacher:
         """Answer one request. See `Teacher.complete`; nothing in an error ever shows the key."""
         if self._owners is None:
             self._owners = {str(m.get("owned_by")) for m in await self.models()}
-        field, model_id = self._limit_field, self._config.model_id
+        field, owners, model_id = self._limit_field, self._owners, self._config.model_id
         body = request_body(
             request,
             model_id,
-            token_ids=not self._owners.isdisjoint(_GIVES_TOKEN_IDS),
-            tokens_by_id=not self._owners.isdisjoint(_NAMES_TOKENS_BY_ID),
+            token_ids=not owners.isdisjoint(_GIVES_TOKEN_IDS),
+            tokens_by_id=not owners.isdisjoint(_NAMES_TOKENS_BY_ID),
             limit_field=field,
         )
         try:
             raw = await self.post("chat/completions", body)
         except TeacherError as error:
-            # Reasoning models refuse `max_tokens` and name the field they want instead.
-            if error.kind != "bad_request" or "max_completion_tokens" not in str(error) or field != "max_tokens":
+            if error.kind != "bad_request":
                 raise
-            self._limit_field = "max_completion_tokens"
+            # Reasoning models refuse `max_tokens` and name the field they want instead.
+            if "max_completion_tokens" in str(error) and field == "max_tokens":
+                self._limit_field = "max_completion_tokens"
+            # A gateway in front of a server that gives token ids (this project's guard) may keep them back.
+            elif "return_token" in str(error) and not owners.isdisjoint(_GIVES_TOKEN_IDS):
+                self._owners = set()
+            else:
+                raise
             return await self.complete(request)
         try:
             read = parse_completion(raw)
