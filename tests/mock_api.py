@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -43,7 +44,13 @@ async def answer(number: int, body: Body, request: web.Request) -> web.StreamRes
 class MockApi:
     """`received` holds every completion request's body in order, `answered` what went out with status 200."""
 
-    def __init__(self, behave: Behaviour = answer, models: list[Body] | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        behave: Behaviour = answer,
+        models: list[Body] | None = None,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.behave = behave
         self.models = models
         self.received: list[Body] = []
@@ -52,14 +59,14 @@ class MockApi:
         self.answered: list[Body] = []
         self.in_flight = 0
         self.most_in_flight = 0
-        self.port = port
+        self.port, self.tls = port, tls
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> MockApi:
         self._thread.start()
@@ -84,7 +91,7 @@ class MockApi:
             app.router.add_get("/v1/models", self._list)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port)
+        site = web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=self.tls)
         await site.start()
         self.port = runner.addresses[0][1]
         self._ready.set()
@@ -116,6 +123,8 @@ class MockApi:
 
 
 @contextlib.contextmanager
-def mock_api(behave: Behaviour = answer, models: list[Body] | None = None) -> Iterator[MockApi]:
-    with MockApi(behave, models) as api:
+def mock_api(
+    behave: Behaviour = answer, models: list[Body] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[MockApi]:
+    with MockApi(behave, models, tls=tls) as api:
         yield api

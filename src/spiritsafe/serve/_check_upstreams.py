@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -17,6 +18,7 @@ __all__ = ["check_terms_page", "check_upstreams"]
 
 _TIMEOUT_S = 8.0
 _LARGEST = 4 << 20
+_TLS = "TLS: "
 
 
 async def check_upstreams(config: GuardConfig) -> list[Finding]:
@@ -44,7 +46,9 @@ async def _upstream(upstream: Upstream) -> list[Finding]:
     url = upstream.base_url.rstrip("/") + "/models"
     status, body = await _get(url, headers)
     if not isinstance(status, int):
-        return [*found, Finding("error", where, f"{url} {status}; start that server, or correct base_url")]
+        trust = "renew its certificate, or name a private authority's file in SSL_CERT_FILE"
+        do = trust if _TLS in status else "start that server, or correct base_url"
+        return [*found, Finding("error", where, f"{url} {status}; {do}")]
     if status in (401, 403):
         return [
             *found,
@@ -106,7 +110,12 @@ async def _get(url: str, headers: dict[str, str]) -> tuple[int | str, bytes]:
 
     try:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, headers=headers) as reply:
+        trusted = ssl.create_default_context()  # as the guard makes its own: aiohttp keeps the one of its import
+        connector = aiohttp.TCPConnector(ssl=trusted)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+            session.get(url, headers=headers) as reply,
+        ):
             return reply.status, await _read(reply)
     except TimeoutError:
         return f"does not answer within {_TIMEOUT_S:g} s", b""
@@ -115,7 +124,9 @@ async def _get(url: str, headers: dict[str, str]) -> tuple[int | str, bytes]:
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "os_error", error)
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    if isinstance(cause, ssl.SSLError):
+        return _TLS + (getattr(cause, "verify_message", None) or cause.reason or str(cause))
     number = getattr(cause, "errno", None) or 0
     plain = os.strerror(number) if number > 0 else getattr(cause, "strerror", None) or str(error)
     return " ".join(plain.split())[:160] or type(error).__name__
