@@ -35,11 +35,13 @@ def timestamp(url: str, data: bytes) -> bytes:
     """A timestamp over `data` from the authority at `url`: its whole response (DER). Only a hash is sent.
 
     Raises:
-        BadInput: `url` is no http(s) address.
+        BadInput: `url` is no http(s) address, or `data` is empty.
         SpiritsafeError: the authority does not answer, refuses, or stamps something else.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise BadInput(f"{url}: give the http(s) address of a time-stamping authority")
+    if not data:
+        raise BadInput("an empty file says nothing that a timestamp could prove; give what you publish")
     request = (
         TimestampRequestBuilder()
         .data(data)

@@ -107,18 +107,14 @@ def _screens(
         name, equals, params = text.partition("=")
         if not equals:
             raise BadInput(f"--screen-engine {text}: write it as NAME=PARAMS.json")
-        digest, given = _params(Path(params))
-        screens.append(Screen(f"{name} with parameters {digest[:12]}", engine_detector(name, given), loaded))
+        # called by its file: a hash of an engine's key, one number, would tell the key to whoever tries them all
+        screens.append(Screen(f"{name} ({Path(params).name})", engine_detector(name, _params(Path(params))), loaded))
     return screens
 
 
-def _params(path: Path) -> tuple[str, dict[str, Any]]:
-    """SHA-256 of the file, and the engine's parameters in it."""
-    import hashlib
-
+def _params(path: Path) -> dict[str, Any]:
     try:
-        raw = path.read_bytes()
-        given = json.loads(raw)
+        given = json.loads(path.read_bytes())
     except OSError as error:
         raise BadInput(
             f"{path}: cannot be read ({error.strerror}); give a JSON object of the engine's fields"
@@ -127,4 +123,4 @@ def _params(path: Path) -> tuple[str, dict[str, Any]]:
         given = None
     if not isinstance(given, dict):
         raise BadInput(f"{path}: not a JSON object; give the engine's fields and values")
-    return hashlib.sha256(raw).hexdigest(), given
+    return given
