@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from spiritsafe.config import load_config
-from spiritsafe.serve import _config
+from spiritsafe.serve import _config, _config_rules
 from spiritsafe.serve._config import GuardConfig, LimitSet, OutputRules, Tier
 from spiritsafe.serve._metric_families import FAMILIES
 from spiritsafe.spend import Price
@@ -93,11 +93,12 @@ def test_the_page_has_every_model_of_the_config() -> None:
     """A new part of the config needs a section."""
     defined = {
         thing
-        for thing in vars(_config).values()
-        if isinstance(thing, type) and issubclass(thing, BaseModel) and thing.__module__ == _config.__name__
+        for module in (_config, _config_rules)
+        for thing in vars(module).values()
+        if isinstance(thing, type) and issubclass(thing, BaseModel) and thing.__module__ == module.__name__
     }
     described = {model for model, _ in SECTIONS.values()}
-    assert defined - described - {OutputRules, _config.PriceStep} == set()
+    assert defined - described - {OutputRules, _config_rules.PriceStep} == set()
 
 
 def test_the_yaml_on_the_pages_is_valid() -> None:

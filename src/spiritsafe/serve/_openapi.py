@@ -6,7 +6,8 @@ from typing import Any
 
 from spiritsafe import __version__
 from spiritsafe.serve._config import GuardConfig
-from spiritsafe.serve._openapi_asks import Schema, ask_schemas
+from spiritsafe.serve._openapi_asks import ask_schemas
+from spiritsafe.serve._openapi_schema import Schema
 
 __all__ = ["openapi"]
 
