@@ -1,6 +1,6 @@
 """Workers that die: run as a program, this forks guards-in-small again and again and kills them with SIGKILL.
 
-A worker reserves, journals, "serves", journals the row, releases (a line in a file), writes the ledger, settles; with
+A worker journals, reserves, "serves", journals the row, releases (a line in a file), writes the ledger, settles; with
 the real journal, ledger and limiter. What was released is what a customer has: it must stay below the cap.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from limits_kit import identity, tier_config
 from spiritsafe.ledger import Journal, Ledger, LedgerRow, recover
-from spiritsafe.serve._limits import Denied, RedisLimiter, buckets_for, totals_source
+from spiritsafe.serve._limits import Denied, RedisLimiter, Ticket, buckets_for, totals_source
 from spiritsafe.serve._types import Demand
 from spiritsafe.state import Database
 
@@ -38,7 +38,7 @@ async def worker(options: dict[str, Any], name: str, accounts: list[str], second
     await asyncio.gather(*(ledger.append(row) for _, row in rows))
     limiter = await RedisLimiter.open(
         options["redis"], worker=name, totals=totals_source(db), flush=ledger.flush, grace_s=0.5, beat_s=0.05,
-        timeout_s=options.get("timeout_s", 1.0), wait_s=30,
+        timeout_s=options.get("timeout_s", 1.0), wait_s=30, undone=lambda request_id: journal.forget([request_id]),
     )  # fmt: skip
     for orphan, row in rows:
         await limiter.recover(orphan.facts["ticket"], Demand(nano=row.pico // 1000))
@@ -54,11 +54,17 @@ async def worker(options: dict[str, Any], name: str, accounts: list[str], second
             count += 1
             request_id, account = f"{name}.{number}.{count}", rng.choice(accounts)
             worst = rng.randrange(1, CAP // 60)
-            outcome = await limiter.reserve(plans[account].demand(Demand(nano=worst)), request_id)
+            buckets = plans[account].demand(Demand(nano=worst))
+            likely = Ticket(request_id, buckets, limiter.generation)
+            journal.opened(request_id, {"ticket": likely.to_facts(), "account": account})
+            outcome = await limiter.reserve(buckets, request_id)
             if isinstance(outcome, Denied):
+                if not outcome.undecided:
+                    journal.forget([request_id])
                 await asyncio.sleep(0.01)
                 continue
-            journal.opened(request_id, {"ticket": outcome.ticket.to_facts(), "account": account})
+            if outcome.ticket.generation != likely.generation:
+                journal.opened(request_id, {"ticket": outcome.ticket.to_facts(), "account": account})
             await asyncio.sleep(rng.random() * 0.02)
             cost = rng.randrange(worst // 2, worst + 1)
             row = row_of(request_id, account, cost)

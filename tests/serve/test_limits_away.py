@@ -15,7 +15,7 @@ import pytest
 
 import services
 from limits_kit import NOON, USD, Book, bucket, guard_config, identity
-from spiritsafe.serve._limits import Bucket, Denied, Granted, RedisLimiter, buckets_for, rate_headers
+from spiritsafe.serve._limits import Bucket, Denied, Granted, RedisLimiter, Ticket, buckets_for, rate_headers
 from spiritsafe.serve._types import Demand
 from spiritsafe.state import Unavailable
 
@@ -174,7 +174,8 @@ async def test_one_closed_limit_is_enough_to_refuse_and_a_shadow_is_not(
 async def test_a_redis_that_hangs_is_away_after_the_timeout_and_then_at_once(
     server: services.Service, open_limiter: Opener
 ) -> None:
-    limiter = await open_limiter(Book(), timeout_s=0.1)
+    undone: list[str] = []
+    limiter = await open_limiter(Book(), timeout_s=0.1, undone=undone.append)
     same = money(100)
     first = await limiter.reserve(same, "before")
     assert isinstance(first, Granted)
@@ -182,10 +183,12 @@ async def test_a_redis_that_hangs_is_away_after_the_timeout_and_then_at_once(
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
         outcomes = await asyncio.gather(*(limiter.reserve(same, f"during{n}") for n in range(20)))
-        assert all(isinstance(outcome, Denied) for outcome in outcomes)
-        assert len(limiter._dues._due) == 20  # Redis may yet do what it was asked
-        assert isinstance(await limiter.reserve(same, "after"), Denied)  # at once: nobody asks it again
+        # Redis may yet do what it was asked
+        assert all(isinstance(outcome, Denied) and outcome.undecided for outcome in outcomes)
         assert len(limiter._dues._due) == 20
+        after = await limiter.reserve(same, "after")
+        assert isinstance(after, Denied) and not after.undecided  # at once: nobody asks it again
+        assert len(limiter._dues._due) == 20 and not undone
         assert await limiter.settle(first.ticket, Demand(nano=40)) == ()
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
@@ -194,6 +197,7 @@ async def test_a_redis_that_hangs_is_away_after_the_timeout_and_then_at_once(
     await asyncio.sleep(0.1)
     assert await used(limiter) == (40, 0)
     assert await slots(limiter) == 0
+    assert sorted(undone) == sorted(f"during{n}" for n in range(20))
 
 
 async def test_limits_hold_when_a_guard_starts_without_redis(server: services.Service, open_limiter: Opener) -> None:
@@ -306,6 +310,23 @@ async def test_a_reservation_that_redis_lost_with_its_worker_is_charged_from_the
         await live.recover(facts[0], Demand(nano=60))
         await live.recover(facts[1], Demand(nano=50))
     assert await used(live) == (110, 500)
+
+
+async def test_what_a_dead_worker_was_about_to_reserve_is_given_back_whether_it_came_to_that_or_not(
+    open_limiter: Opener,
+) -> None:
+    """What the journal says before anything is reserved."""
+    live, dead = await open_limiter(Book()), await open_limiter(Book())
+    facts = [Ticket(f"r{n}", money(100), dead.generation).to_facts() for n in range(2)]
+    assert isinstance(await dead.reserve(money(100), "r0"), Granted)
+    assert await used(live) == (0, 100) and await slots(live) == 1
+    for _ in range(2):
+        for each in facts:
+            await live.recover(each, Demand())
+    assert await used(live) == (0, 0) and await slots(live) == 0
+    with pytest.raises(ValueError, match="holds or held"):  # if Redis comes to it late, it is too late
+        await dead.reserve(money(100), "r1")
+    assert await used(live) == (0, 0) and await slots(live) == 0
 
 
 async def test_a_worker_that_missed_the_seeding_tells_what_it_holds_afterwards(

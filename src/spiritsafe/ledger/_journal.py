@@ -88,15 +88,18 @@ class Journal:
     def forget(self, request_ids: Iterable[str]) -> None:
         """These rows are durable; or, of requests that were only opened, nothing came of them and nothing is owed.
         Shortens the file when it pays."""
+        undone = []
         for request_id in request_ids:
             entries = self._live.pop(request_id, None)
             self._released.pop(request_id, None)
             if entries is not None and entries[0].find(b'["opened"', 0, 20) >= 0:
-                with contextlib.suppress(Unavailable):  # at worst it is charged after a crash
-                    self._append(line(["dropped", request_id]))
-        if not self._live:
-            self._empty()
-        elif self._size > self._limit:
+                undone.append(request_id)
+        if not self._live and self._empty():
+            return
+        with contextlib.suppress(Unavailable):  # at worst it is charged after a crash
+            for request_id in undone:
+                self._append(line(["dropped", request_id]))
+        if self._size > self._limit:
             self._rewrite()
 
     @property
@@ -140,11 +143,14 @@ class Journal:
             self._size += written
             self._torn = True
 
-    def _empty(self) -> None:
+    def _empty(self) -> bool:
         if self._size > len(_HEADER):
-            with contextlib.suppress(OSError):
+            try:
                 os.ftruncate(self._fd, len(_HEADER))
-                self._size, self._torn = len(_HEADER), False
+            except OSError:
+                return False
+            self._size, self._torn = len(_HEADER), False
+        return True
 
     def _rewrite(self) -> None:
         """Go on in a new file that holds what is alive. The old one goes once the new one is complete."""

@@ -6,32 +6,31 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from spiritsafe.ledger import LedgerRow
 from spiritsafe.records import Usage
+from spiritsafe.serve._limits import Bucket, Denied, Granted, Ticket
 from spiritsafe.serve._types import Demand, Identity
 from spiritsafe.spend import Price
 from spiritsafe.state import Unavailable
 
 if TYPE_CHECKING:
     from spiritsafe.serve._guard import Guard
-    from spiritsafe.serve._limits import Ticket
     from spiritsafe.serve._policy import Applied
     from spiritsafe.serve._sketch import Sketch
     from spiritsafe.serve._traces import RequestSpan
     from spiritsafe.serve._upstreams import UpstreamState
     from spiritsafe.wire import Ask
 
-__all__ = ["NOTHING", "Call", "Client", "Status", "charge"]
+__all__ = ["NOTHING", "Call", "Client", "Status", "charge", "times_list_price"]
 
 NOTHING = Usage(0, 0)
 
 Status = Literal["ok", "client_gone", "upstream_error", "stream_broken"]
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """Where a request came from; personal, so it enters the ledger's chain as commitments only."""
 
     ip_prefix: str | None
@@ -40,13 +39,17 @@ class Client:
 
 def charge(price: Price, times: Decimal, usage: Usage) -> int:
     """Pico-dollars of a call at `times` the list price, rounded up."""
-    cost = price.cost(usage)
-    return cost if times == 1 else int((cost * times).to_integral_value(ROUND_CEILING))
+    return times_list_price(price.cost(usage), times)
+
+
+def times_list_price(pico: int, times: Decimal) -> int:
+    """Pico-dollars at `times` the list price, rounded up."""
+    return pico if times == 1 else int((pico * times).to_integral_value(ROUND_CEILING))
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A request between reservation and settlement. Amounts are the customer's."""
+    """A request from its reservation to its settlement. Amounts are the customer's."""
 
     guard: Guard
     id: str
@@ -58,10 +61,10 @@ class Call:
     applied: Applied
     price: Price
     times: Decimal
-    ticket: Ticket
-    tokens_in: int  # the most the prompt may take
-    likely_in: int  # what it is charged as where no upstream says
     first: UpstreamState
+    tokens_in: int = 0  # the most the prompt may take
+    likely_in: int = 0  # what it is charged as where no upstream says
+    ticket: Ticket | None = None  # once it has reserved
     policy: list[str] = field(default_factory=list)
     watermark_key_id: str | None = None
     twin_commit: str | None = None
@@ -90,7 +93,31 @@ class Call:
         if self.sketch is None:
             self.sketch = self.guard.sketch(self.ask)
 
-    def facts(self) -> dict[str, Any]:
+    async def reserve(self, buckets: tuple[Bucket, ...]) -> Granted | Denied:
+        """Take a request's amounts from its limits. What may be held is in the journal before anything is: whatever
+        this process had come to when it died, a successor gives it back.
+
+        Raises:
+            Unavailable: the journal cannot be written; nothing is held.
+        """
+        journal, limiter = self.guard.journal, self.guard.limiter
+        likely = Ticket(self.id, buckets, limiter.generation)
+        journal.opened(self.id, self._facts(likely))
+        outcome = await limiter.reserve(buckets, self.id)
+        if isinstance(outcome, Denied):
+            if not outcome.undecided:
+                journal.forget([self.id])
+            return outcome
+        self.ticket = ticket = outcome.ticket
+        if ticket.buckets is not buckets or ticket.generation != likely.generation or not ticket.tracked:
+            try:
+                journal.opened(self.id, self._facts(ticket))
+            except Unavailable:
+                await limiter.refund(ticket)
+                raise
+        return outcome
+
+    def _facts(self, ticket: Ticket) -> dict[str, Any]:
         """What a successor needs to account for this request if this process dies now."""
         return {
             "ts": self.arrived,
@@ -103,7 +130,7 @@ class Call:
             "tokens_in": self.likely_in,
             "price": self.guard.price_facts(self.price),
             "times": str(self.times),
-            "ticket": self.ticket.to_facts(),
+            "ticket": ticket.to_facts(),
             "watermark_key_id": self.watermark_key_id,
             "account_slot": self.slot,
         }
@@ -174,6 +201,7 @@ class Call:
         row, usage = self.row, self.usage
         assert row is not None
         assert usage is not None
+        assert self.ticket is not None
         if self.written is None:
             self.written = self.guard.ledger.append(row)
         crossed = await self.guard.limiter.settle(

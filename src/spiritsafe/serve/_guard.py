@@ -49,6 +49,7 @@ __all__ = ["METRICS_FOLDER", "Guard"]
 METRICS_FOLDER: Final = "SPIRITSAFE_METRICS_FOLDER"
 _REFRESH_S = 0.5
 _HOUR_S = 3600.0
+_LIST_PRICE = Decimal(1)
 _log = logging.getLogger("spiritsafe.serve")
 
 
@@ -132,7 +133,13 @@ class Guard:
         self.ledger.on_commit = self.journal.forget
         self.accounts = await Accounts.open(self.db, self.secrets, config, self.ledger, keys=self.keys)
         lost = await write_lost(config.state.journal_folder, self.ledger)
-        self.limiter = await open_limiter(config, worker=name, db=self.db, flush=self.ledger.flush)
+        self.limiter = await open_limiter(
+            config,
+            worker=name,
+            db=self.db,
+            flush=self.ledger.flush,
+            undone=lambda request_id: self.journal.forget([request_id]),
+        )
         stack.push_async_callback(self.limiter.aclose)
         self._lost = await settle_lost(lost, self.limiter)
         if lost:
@@ -232,6 +239,8 @@ class Guard:
     async def price_times(self, identity: Identity) -> Decimal:
         """How many times the list price this account's next request costs."""
         tier = self.config.tiers[identity.tier]
+        if not tier.schedule and identity.account_step is None and identity.cluster_step is None:
+            return _LIST_PRICE
         spent = await self.limiter.month_usd(identity) if tier.schedule else Decimal(0)
         return price_times(self.config, identity, spent)
 

@@ -16,7 +16,7 @@ from spiritsafe.serve._access import require_scope
 from spiritsafe.serve._answering import answer
 from spiritsafe.serve._api_keys import Scope as KeyScope
 from spiritsafe.serve._asking import failure_error
-from spiritsafe.serve._call import NOTHING, Call
+from spiritsafe.serve._call import NOTHING, Call, times_list_price
 from spiritsafe.serve._connection import UpstreamFailure
 from spiritsafe.serve._guard import Guard
 from spiritsafe.serve._http import (
@@ -30,7 +30,7 @@ from spiritsafe.serve._http import (
     read_body,
     send_error,
 )
-from spiritsafe.serve._limits import Denied, Granted, buckets_for, rate_headers
+from spiritsafe.serve._limits import Denied, Granted, Plan, buckets_for, rate_headers
 from spiritsafe.serve._types import Demand, Identity
 from spiritsafe.state import Unavailable
 from spiritsafe.wire import ApiError, Ask, AskKind, parse_ask
@@ -49,6 +49,8 @@ class Handler:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._max_body = int(guard.config.max_body_mb * 2**20)
+        models = guard.config.models
+        self._models = {name: tier.models or models for name, tier in guard.config.tiers.items()}
         self._process, self._numbers = (
             secrets.token_hex(8),
             itertools.count(),
@@ -71,7 +73,7 @@ class Handler:
 
     def models_for(self, identity: Identity) -> Sequence[str]:
         """The models this account's tier may use."""
-        return self._guard.config.tiers[identity.tier].models or self._guard.config.models
+        return self._models[identity.tier]
 
     async def serve(self, kind: AskKind, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -118,18 +120,7 @@ class Handler:
         times = await guard.price_times(identity)
         plan = buckets_for(guard.config, identity, ask.model, now)
         call_id = f"req_{self._process}{next(self._numbers):08x}"
-        for tight in (False, True):
-            tokens_in, tokens_out = guard.meter.worst(ask, applied, upstream.config, tight=tight)
-            worst = int(-(-price.worst_case(tokens_in, tokens_out) * times // 1000))
-            outcome = await guard.limiter.reserve(plan.demand(Demand(tokens_in, tokens_out, worst)), call_id)
-            if isinstance(outcome, Granted) or upstream.config.tokenizer is None:
-                break  # a tokenizer can bound the prompt closer, at a cost that only a refusal is worth
-        headers = [(b"x-request-id", call_id.encode()), *rate_headers(outcome)]
-        if isinstance(outcome, Denied):
-            raise Refusal(outcome.to_error(), headers, outcome.rule)
-        for rule in outcome.shadowed:
-            guard.metrics.refused(rule, shadow=True)
-        return Call(
+        call = Call(
             guard=guard,
             id=call_id,
             arrived=now,
@@ -140,14 +131,33 @@ class Handler:
             applied=applied,
             price=price,
             times=times,
-            ticket=outcome.ticket,
-            tokens_in=tokens_in,
-            likely_in=min(guard.meter.prompt_tokens(ask, upstream.config, quick=True), tokens_in),
             first=upstream,
             watermark_key_id=key_id,
-            headers=headers,
-            span=guard.traces.start(scope["headers"], ask.kind, ask.model, call_id) if guard.traces else None,
         )
+        for tight in (False, True):
+            outcome = await self._take(call, plan, tight=tight)
+            if isinstance(outcome, Granted) or outcome.undecided or upstream.config.tokenizer is None:
+                break  # a tokenizer can bound the prompt closer, at a cost that only a refusal is worth
+        call.headers = [(b"x-request-id", call_id.encode()), *rate_headers(outcome)]
+        if isinstance(outcome, Denied):
+            raise Refusal(outcome.to_error(), call.headers, outcome.rule)
+        for rule in outcome.shadowed:
+            guard.metrics.refused(rule, shadow=True)
+        if guard.traces is not None:
+            call.span = guard.traces.start(scope["headers"], ask.kind, ask.model, call_id)
+        return call
+
+    async def _take(self, call: Call, plan: Plan, *, tight: bool) -> Granted | Denied:
+        """Reserve what a request may come to at worst."""
+        meter, ask, upstream = self._guard.meter, call.ask, call.first.config
+        tokens_in, tokens_out = meter.worst(ask, call.applied, upstream, tight=tight)
+        call.tokens_in = tokens_in
+        call.likely_in = min(meter.prompt_tokens(ask, upstream, quick=True), tokens_in)
+        worst = -(-times_list_price(call.price.worst_case(tokens_in, tokens_out), call.times) // 1000)
+        try:
+            return await call.reserve(plan.demand(Demand(tokens_in, tokens_out, worst)))
+        except Unavailable:
+            raise _no_records() from None
 
     async def _mark_for(self, ask: Ask, identity: Identity) -> str | None:
         """The id of the key to mark this reply with; None where none is marked."""
@@ -171,7 +181,6 @@ class Handler:
         guard = self._guard
         error: ApiError | None = None
         try:
-            guard.journal.opened(call.id, call.facts())
             try:
                 async with DisconnectWatch(receive, 0.0 if call.ask.stream else _UNHURRIED_S):
                     await answer(call, send)
@@ -184,9 +193,7 @@ class Handler:
                 error = refused
                 call.close("upstream_error", NOTHING)
         except Unavailable:
-            error = ApiError(
-                503, "the guard cannot write its records now; try again shortly", code="records_unavailable"
-            )
+            error = _no_records()
         finally:
             call.http_status = 200 if call.responded else error.status if error else _CLIENT_GONE
             # without a shared state nothing in there waits, so nothing can be cancelled
@@ -200,3 +207,7 @@ class Handler:
             with contextlib.suppress(SpiritsafeError):
                 call.close("client_gone" if call.responded else "upstream_error", call.usage_so_far or NOTHING)
         await call.settle()
+
+
+def _no_records() -> ApiError:
+    return ApiError(503, "the guard cannot write its records now; try again shortly", code="records_unavailable")

@@ -25,6 +25,7 @@ _GRAVITY = ("show", "summarise", "withhold")
 _COMPLETIONS_DEFAULT = 16  # what the completions API takes where no limit is given
 _LEAST_ROOM, _TEMPLATE_ROOM = 16, 256  # tokens
 _LONGEST_SUMMARISED = 24_000  # characters
+_PLAIN_START = (Start(),)
 _SUMMARISE = (
     "Summarise the following reasoning in at most four sentences for the person who asked the question: what was "
     "considered, and why the answer follows. Do not quote it and do not repeat its steps."
@@ -94,7 +95,7 @@ def apply_output(
         decimals=rules.logprob_decimals,
         reasoning=shows,
         usage=not ask.stream or ask.include_usage or ask.kind == "responses",
-        starts=(Start(),) if shows else _starts(ask, config),
+        starts=_PLAIN_START if shows else _starts(ask, config),
         n=ask.n,
     )
     reply_filter = ResponsesFilter(showing) if ask.kind == "responses" else ReplyFilter(ask.kind, showing)

@@ -5,8 +5,7 @@ Upstreams are not trusted to send only what was asked for: a server-wide switch 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from spiritsafe.serve._logprobs import chat_logprobs, completion_logprobs
 from spiritsafe.serve._thinking import Start, Withheld
@@ -44,12 +43,12 @@ _ENGINE = frozenset(
 )
 _LOGPROBS = frozenset({"logprobs", "token_logprobs", "top_logprobs"})
 _REASONING = frozenset({"reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks"})
+_ALWAYS, _WITH_REASONING = _ENGINE | _LOGPROBS, _ENGINE | _LOGPROBS | _REASONING
 _THOUGHTS = frozenset({"reasoning", "reasoning_text", "summary_text", "thinking"})
 _DEEPEST = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Showing:
+class Showing(NamedTuple):
     """What one request may see.
 
     top: alternatives per token; 0: the chosen token's log-probability only; None: none at all.
@@ -76,7 +75,7 @@ class ReplyFilter:
         self.showing = showing
         self._chat = kind == "chat"
         self._withheld = Withheld(showing.starts, showing.n)
-        self._forbidden = _ENGINE | _LOGPROBS if showing.reasoning else _ENGINE | _LOGPROBS | _REASONING
+        self._forbidden = _ALWAYS if showing.reasoning else _WITH_REASONING
 
     @property
     def withheld(self) -> str:

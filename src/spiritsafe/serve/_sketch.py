@@ -10,17 +10,15 @@ Work is bounded: of a long text only both ends are looked at.
 
 from __future__ import annotations
 
-import base64
 import operator
 import re
 from array import array
+from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from rensa import RMinHash
 
 from spiritsafe.serve._elicitation import marks_of
@@ -32,19 +30,19 @@ _HEAD, _TAIL = 10, 8  # words of the skeleton
 _END = 4096  # characters looked at, at either end of a text
 _MOST_WORDS = 512  # of those, in the MinHash and the projection
 _PERMUTATIONS, _DIMENSIONS = 64, 64
-_SHIFT = np.uint64(57)  # leaves seven bits: a counter of 64, and a sign
+_SHIFT, _BITS = 57, 127  # of a 64-bit hash the highest seven: a counter of 64, and a sign
+_HIGHEST = 127  # of a signed byte
 _UNSPACED = 24  # characters a word on average, above which a text is written without spaces
 _DIGITS = re.compile(r"\d+")
 
 
-@dataclass(frozen=True, slots=True)
-class Sketch:
+class Sketch(NamedTuple):
     """skeleton: hashes of the first and the last words, "<16 hex>-<16 hex>".  sketch: MinHash, base64 of 64 bytes.
     Both are empty where there is no text.  features: see `sketch_of`."""
 
-    skeleton: str = ""
-    sketch: str = ""
-    features: dict[str, Any] = field(default_factory=dict)
+    skeleton: str
+    sketch: str
+    features: dict[str, Any]
 
 
 def sketch_of(ask: Ask, *, key: bytes = b"", keep_prompt: bool = False) -> Sketch:
@@ -72,7 +70,7 @@ def sketch_of(ask: Ask, *, key: bytes = b"", keep_prompt: bool = False) -> Sketc
     if keep_prompt:
         features["prompt"] = [[role, text] for role, text in ask.said]
     if not words:
-        return Sketch(features=features)
+        return Sketch("", "", features)
     skeleton = f"{_masked(words[:_HEAD], key)}-{_masked(words[-_TAIL:], key)}"
     minhash, features["projection"] = _sketches(words[:_MOST_WORDS], key)
     return Sketch(skeleton, minhash, features)
@@ -128,18 +126,20 @@ def _hash(text: str, key: bytes) -> str:
 
 
 def _sketches(words: Sequence[str], key: bytes) -> tuple[str, str]:
-    """MinHash of the word pairs, and projection of the words, each in base64."""
+    """MinHash of the word pairs, and projection of the words, each in base64. Plain Python: for so few numbers numpy's
+    calls cost several times the work, the more so as nothing of them is in the processor's cache."""
     seed = _seed(key)
-    pairs = list(map(operator.add, words, words[1:])) or list(words)
     hasher = RMinHash(_PERMUTATIONS, seed)
-    hasher.update(pairs)
+    hasher.update(list(map(operator.add, words, words[1:])) or words)
     minhash = array("I", hasher.digest()).tobytes()[:: array("I").itemsize]  # the low byte of each, on these machines
-    hashes = np.frombuffer(array("Q", RMinHash.hash_token_sets([words])[0]), np.uint64)
     # multiply-shift under the key's odd number: the highest bits choose the counter and the sign
-    slots = (hashes * np.uint64(seed | 1)) >> _SHIFT
-    counts = np.minimum(np.bincount(slots.view(np.int64), minlength=2 * _DIMENSIONS), 127).astype(np.int8)
-    projection = counts[:_DIMENSIONS] - counts[_DIMENSIONS:]
-    return base64.b64encode(minhash).decode(), base64.b64encode(projection.tobytes()).decode()
+    odd, counts = seed | 1, [0] * (2 * _DIMENSIONS)
+    for hashed in RMinHash.hash_token_sets((words,))[0]:
+        counts[(hashed * odd >> _SHIFT) & _BITS] += 1
+    if len(words) > _HIGHEST:
+        counts = [min(count, _HIGHEST) for count in counts]
+    projection = array("b", map(operator.sub, counts, counts[_DIMENSIONS:]))  # ends with the shorter one
+    return b64encode(minhash).decode(), b64encode(projection).decode()
 
 
 @lru_cache(maxsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from spiritsafe.serve._config import LimitSet, Step
 
@@ -53,8 +54,7 @@ class Identity:
     cluster_step: LadderState | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a request takes, at worst when reserved, in truth when settled. nano: nano-dollars, rounded up."""
 
     tokens_in: int = 0

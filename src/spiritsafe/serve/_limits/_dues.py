@@ -32,13 +32,20 @@ class _Due:
 
 
 class Dues:
-    """see: makes sure that allowances exist in Redis, with what the ledger says.
+    """see: makes sure that allowances exist in Redis, with what the ledger says.  undone: told which reservations were
+    buried.
 
     open: reservations not yet settled in Redis, by id.
     """
 
-    def __init__(self, store: Store, totals: TotalsSource, see: Callable[[Sequence[Limit]], Awaitable[None]]) -> None:
-        self._store, self._totals, self._see = store, totals, see
+    def __init__(
+        self,
+        store: Store,
+        totals: TotalsSource,
+        see: Callable[[Sequence[Limit]], Awaitable[None]],
+        undone: Callable[[str], object],
+    ) -> None:
+        self._store, self._totals, self._see, self._undone = store, totals, see, undone
         self.open: dict[str, Ticket] = {}
         self._due: dict[str, _Due] = {}
 
@@ -92,12 +99,19 @@ class Dues:
             await self._adopt(ticket)
         raise Away(f"request {ticket.id} could not be settled; it is tried again")
 
+    async def close_lost(self, ticket: Ticket, actual: Demand) -> None:
+        """Close a ticket that a process which is gone may have made: what it asked of Redis may even be done later, if
+        Redis hangs. Raises as `close`."""
+        await self.close(ticket, actual, bury=not self._stray(ticket))
+
     async def _deliver(self, due: _Due) -> tuple[Crossing, ...]:
         due.busy = True
         try:
             crossings = await self.close(due.ticket, due.actual, bury=due.bury)
             del self._due[due.ticket.id]
             self.open.pop(due.ticket.id, None)
+            if due.bury:
+                self._undone(due.ticket.id)
             return crossings
         finally:
             due.busy = False

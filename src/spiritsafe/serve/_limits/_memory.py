@@ -67,7 +67,12 @@ class MemoryLimiter:
         self._sweep: list[str] = []
         self._sweep_at = self._now() + _SWEEP_MS
         self._thread: int | None = None
-        self.generation = secrets.token_hex(8)
+        self._generation = secrets.token_hex(8)
+
+    @property
+    def generation(self) -> str:
+        """This process's memory, and no other's."""
+        return self._generation
 
     @property
     def healthy(self) -> bool:
@@ -146,7 +151,7 @@ class MemoryLimiter:
             else:
                 entry[request_id] = now + self._lease_ms
                 marks.append(0)
-        ticket = self._open[request_id] = Ticket(request_id, buckets, self.generation, marks)
+        ticket = self._open[request_id] = Ticket(request_id, buckets, self._generation, marks)
         if now >= self._sweep_at or self._sweep:
             self._forget_idle(now)
         return Granted(ticket, tuple(shadowed), levels, self._wall())
@@ -185,7 +190,7 @@ class MemoryLimiter:
         ticket = Ticket.from_facts(facts)
         if ticket.id in self._open:
             self._settle(self._open[ticket.id], actual)
-        elif facts["generation"] != self.generation and ticket.id not in self._recovered:
+        elif facts["generation"] != self._generation and ticket.id not in self._recovered:
             limits = [bucket.limit for bucket in ticket.buckets if bucket.limit.kind == ALLOWANCE]
             committed = False
             if self._totals is not None:

@@ -199,6 +199,7 @@ class Denied:
     """Nothing was reserved. rule, subject, name: the limit that takes longest to make room.
 
     status: 402 where money is used up, 503 while the state is away, else 429.
+    undecided: the reservation may have been made all the same; the limiter undoes it, and says so then.
     retry_after_s: when this same request would fit if nothing else came; None if never.
     """
 
@@ -212,6 +213,7 @@ class Denied:
     buckets: tuple[Bucket, ...] = ()
     levels: tuple[int, ...] = ()
     at: float = 0.0
+    undecided: bool = False
 
     def to_error(self) -> ApiError:
         """In OpenAI's shape."""
@@ -233,6 +235,10 @@ class Limiter(Protocol):
     """Holds limits: reserve → settle or refund. Used from one event loop."""
 
     @property
+    def generation(self) -> str:
+        """Of the state that holds a reservation made now, most likely."""
+
+    @property
     def healthy(self) -> bool:
         """False while the state is away."""
 
@@ -246,7 +252,9 @@ class Limiter(Protocol):
         """Give all of it back: the request never happened."""
 
     async def recover(self, facts: Mapping[str, Any], actual: Demand) -> None:
-        """Settle the ticket of a process that is gone, once. facts: from `Ticket.to_facts`.
+        """Settle the ticket of a process that is gone, once; nothing happens if it never came to hold anything.
+
+        facts: from `Ticket.to_facts`.
 
         Raises:
             Unavailable: the state is away; keep the journal and try again.

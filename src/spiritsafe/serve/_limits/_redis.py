@@ -54,10 +54,17 @@ class RedisLimiter:
     untracked: requests let through while Redis was away.
     """
 
-    def __init__(self, store: Store, totals: TotalsSource, seeding: Seeding, beat_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        totals: TotalsSource,
+        seeding: Seeding,
+        beat_s: float,
+        undone: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._store, self._totals, self._seeding, self._beat_s = store, totals, seeding, beat_s
         self._sights = Sights(totals, self._lift)
-        self._dues = Dues(store, totals, self._sights.see)
+        self._dues = Dues(store, totals, self._sights.see, undone)
         self._wake = asyncio.Event()
         self._whole = asyncio.Event()  # Redis answers, and holds what it should
         self._task: asyncio.Task[None] | None = None
@@ -78,6 +85,7 @@ class RedisLimiter:
         beat_s: float = 0.25,
         lease_s: float = 7200.0,
         wait_s: float = 10.0,
+        undone: Callable[[str], object] = lambda _: None,
         clock: Callable[[], int] | None = None,
     ) -> Self:
         """Connect, and wait up to `wait_s` until limits can be judged; return anyway: `healthy` says whether they can.
@@ -86,6 +94,7 @@ class RedisLimiter:
         in the database.  grace_s: how long live workers have to tell what they hold after Redis lost it; several times
         `beat_s`, which is how often they look.  timeout_s: silence after which Redis counts as away.
         lease_s: longer than any request; the slots of a dead worker are free after it.
+        undone: told the id of a reservation, of which nobody knew whether it was made, once it is not.
         clock: Unix nanoseconds in place of Redis's own clock, for tests.
 
         Raises:
@@ -101,13 +110,18 @@ class RedisLimiter:
             clock=clock,
             on_lost=lambda: made[0]._lost(),
         )
-        limiter = cls(store, totals, Seeding(store, totals, flush, grace_s=grace_s), beat_s)
+        limiter = cls(store, totals, Seeding(store, totals, flush, grace_s=grace_s), beat_s, undone)
         made.append(limiter)
         limiter._task = asyncio.create_task(limiter._run())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await limiter._whole.wait()
         return limiter
+
+    @property
+    def generation(self) -> str:
+        """The one this process works under, or the last one that it did."""
+        return self._store.latest
 
     @property
     def healthy(self) -> bool:
@@ -172,7 +186,7 @@ class RedisLimiter:
             Unavailable: Redis or the database is away; keep the journal and try again.
         """
         try:
-            await self._dues.close(Ticket.from_facts(facts), actual)
+            await self._dues.close_lost(Ticket.from_facts(facts), actual)
         except Away as error:
             raise Unavailable(str(error)) from error
 
@@ -232,7 +246,7 @@ class RedisLimiter:
             if not limit.open_when_down:
                 if asked:
                     self._dues.bury(buckets, request_id)
-                return away(limit, buckets, time.time())
+                return away(limit, buckets, time.time(), undecided=asked)
         self.untracked += 1
         ticket = self._dues.open[request_id] = Ticket(request_id, buckets, self._store.latest, tracked=False)
         return Granted(ticket, (), [], time.time())

@@ -57,8 +57,8 @@ def refusal(buckets: tuple[Bucket, ...], levels: Sequence[int], windows: Sequenc
     )
 
 
-def away(limit: Limit, buckets: tuple[Bucket, ...], at: float) -> Denied:
-    """The answer while the state of `limit` is away and it must hold."""
+def away(limit: Limit, buckets: tuple[Bucket, ...], at: float, *, undecided: bool = False) -> Denied:
+    """The answer while the state of `limit` is away and it must hold. undecided: see `Denied`."""
     return Denied(
         rule=limit.rule,
         subject=limit.subject,
@@ -69,6 +69,7 @@ def away(limit: Limit, buckets: tuple[Bucket, ...], at: float) -> Denied:
         code="limits_unavailable",
         buckets=buckets,
         at=at,
+        undecided=undecided,
     )
 
 
