@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import accounts_kit as kit
-from spiritsafe.errors import BadInput
+from spiritsafe.errors import BadInput, SpiritsafeError
 from spiritsafe.serve._access import access, require_scope
-from spiritsafe.serve._account_store import AccountChanges
+from spiritsafe.serve._account_store import AccountChanges, AccountStore
 from spiritsafe.serve._accounts import Accounts
 from spiritsafe.serve._config import LimitSet
 from spiritsafe.serve._key_store import KeyChanges, KeyStore
@@ -193,6 +196,51 @@ async def test_changes_are_whole_or_refused(accounts: Accounts) -> None:
     await accounts.add("a")
     with pytest.raises(BadInput, match="choose another"):
         await accounts.change("a", AccountChanges(name="b"))
+
+
+async def test_a_change_is_on_record_before_it_takes_effect(accounts: Accounts, events: kit.Events) -> None:
+    made = await accounts.add("a")
+    await accounts.change("a", AccountChanges(limits=LimitSet(usd_per_day=None)), decided_by="key:x")
+    (event,) = events.entries
+    assert (event.name, event.subject) == ("account_changed", made.id)
+    assert event.data == {
+        "before": {"limits": {}},
+        "after": {"limits": {"usd_per_day": None}},
+        "decided_by": "key:x",
+    }
+    await accounts.change("a", AccountChanges(tier="default", name="b", payment_id="pm_2"))
+    assert len(events.entries) == 1, "names and payment ids are not for the ledger; the same tier is no change"
+    with pytest.raises(BadInput, match="not in the guard's config"):
+        await accounts.change("b", AccountChanges(tier="golden"))
+    assert len(events.entries) == 1, "what is refused is not recorded"
+
+
+async def test_of_two_who_change_an_account_at_once_one_is_told(accounts: Accounts, db: Database) -> None:
+    await accounts.add("a")
+    issued = await accounts.issue_key("a")
+    other = AccountStore(db, kit.config())
+    keys = KeyStore(db, accounts._secrets, kit.config())
+
+    counts = itertools.count(2)
+
+    class Slow:
+        """A ledger during whose commit somebody else decides."""
+
+        def append(self, entry: Any) -> asyncio.Future[int]:
+            async def meanwhile() -> int:
+                await other.change("a", AccountChanges(tier="gold"))
+                await keys.change_key(issued.key.id, KeyChanges(limits=LimitSet(concurrency=next(counts))))
+                return 1
+
+            return asyncio.ensure_future(meanwhile())
+
+    late = KeyStore(db, accounts._secrets, kit.config(), Slow())
+    with pytest.raises(SpiritsafeError, match="decide again"):
+        await late.change("a", AccountChanges(limits=LimitSet(concurrency=1)))
+    with pytest.raises(SpiritsafeError, match="decide again"):
+        await late.change_key(issued.key.id, KeyChanges(limits=LimitSet(concurrency=1)))
+    shown = await accounts.show("a")
+    assert (shown.tier, shown.limits) == ("gold", LimitSet())
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 201, "acct_0000", "a\u202eb", "\x1b[31m"])

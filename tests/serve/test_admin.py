@@ -115,6 +115,10 @@ async def test_accounts_and_keys_from_start_to_end(admin: Admin, api: Api) -> No
     assert (changed["tier"], changed["org"], changed["cluster"]) == ("gold", None, "c1")
     assert changed["limits"] == {"usd_per_day": 2.5}, "what is not given stays"
 
+    lifted = await api("PATCH", path, {"limits": {"usd_per_day": None}})
+    assert lifted["limits"] == {"usd_per_day": None}, "no limit, whatever the tier's is"
+    assert (await api("PATCH", path, {"limits": {}}))["limits"] == {}, "the tier's again"
+
     issued = await api("POST", f"{path}/keys", {"scopes": ["inference", "usage"], "expires_days": 2, "name": "ci"}, 201)
     who = admin.accounts.authenticate(issued["key"].encode())
     assert who is not None and who.scopes == {"inference", "usage"} and who.tier == "gold"
