@@ -57,7 +57,7 @@ def freeze(plan_file: Path, *, again: bool = False) -> Frozen:
     }
     document = _described(found, heads) | {
         "format": FORMAT,
-        "families": families_of(found.plan, found.commitments),
+        "families": families_of(found.plan, found.commitments, found.leaves),
         "decoy_seed": seed,
         "superseded": [] if earlier is None else [*earlier.superseded, earlier.hash],
         "abandoned": 0 if earlier is None else earlier.starts,

@@ -76,11 +76,17 @@ class Frozen:
         return config.model_copy(update={"path": self.weights[config.path], "model": config.model or config.path})
 
 
-def families_of(plan: AuditPlan, commitments: Mapping[str, Commitment]) -> dict[str, int]:
-    """How many hypotheses were committed to for each test: every epoch key of the key set, opened or not; 1 where a
-    test has one hypothesis."""
-    names = [name_of(test) for test in plan.tests]
-    return {name: commitments[name].committed["epoch"] if name in commitments else 1 for name in names}
+def families_of(
+    plan: AuditPlan, commitments: Mapping[str, Commitment], leaves: Mapping[str, tuple[Leaf, ...]]
+) -> dict[str, int]:
+    """How many hypotheses were committed to for each test: every epoch key of the key set, opened or not (every
+    account slot where a test opens accounts' keys alone); 1 where a test has one hypothesis."""
+    families = {}
+    for name in map(name_of, plan.tests):
+        opened = {leaf.purpose for leaf in leaves.get(name, ())}
+        alone = "account" in opened and "epoch" not in opened
+        families[name] = commitments[name].committed["account" if alone else "epoch"] if name in commitments else 1
+    return families
 
 
 def seed_of(inputs: Mapping[str, Any], leaves: Mapping[str, Any]) -> str:

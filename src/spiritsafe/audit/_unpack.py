@@ -48,7 +48,7 @@ def plan_from(document: Mapping[str, Any], folder_of_case: Path) -> Frozen:
     inputs = _inputs(document["inputs"], folder_of_case)
     commitments = _commitments(document["commitments"], inputs, plan)
     leaves = _leaves(document["leaves"], folder_of_case, commitments)
-    families = families_of(plan, commitments)
+    families = families_of(plan, commitments, leaves)
     if not _same(document["families"], families):
         raise BadInput(f"{where}: its families are not what was committed to: {families}")
     seed = plan.decoy_seed or seed_of(document["inputs"], document["leaves"])
