@@ -1,0 +1,211 @@
+"""`make proof ARGS=audit_twins`: what twin replies show of real students, by likelihood and by text alone.
+
+SmolLM2-135M behind a real guard that twins every request; two accounts, two thirds of the prompts "student", one third
+"other". Students begin as one 12-layer prune of the teacher and are trained by this project's `train` on the first 64
+pairs of account "student":
+
+    untrained                the prune itself
+    released-2, released-4   the released replies, 2 and 4 epochs
+    sealed-4                 the replies that were sealed: it has to go the other way
+
+Each is put the pairs it could have seen (first 64 of "student") and, by likelihood, as many that nobody was trained on.
+Everything is kept in runs/proof/audit-twins/, so a second run goes on; results with the code's hash go to
+benchmarks/results/audit-twins.json and the docs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.audit_guard import export, guarded
+from benchmarks.study import ROOT, SUBJECTS, Teacher, code, publish_between
+
+from spiritsafe import pvalue
+from spiritsafe.audit._evidence import Evidence
+from spiritsafe.audit._plan import SubjectConfig, TwinsConfig
+from spiritsafe.audit._suspect_weights import WeightsSuspect
+from spiritsafe.audit._types import Record
+from spiritsafe.audit.tests._committed import read_committed
+from spiritsafe.audit.tests._pairs import Pair
+from spiritsafe.audit.tests.twins import Twins
+from spiritsafe.exchanges import write_exchanges
+from spiritsafe.records import Exchange, Reply, Sampling, TeacherInfo, Usage
+from spiritsafe.runs import Run, atomic_write
+from spiritsafe.train import Example, StudentConfig, TrainConfig, init_student, load_source, save_student, train
+from spiritsafe.train._device import Place
+
+RESULTS = ROOT / "benchmarks" / "results" / "audit-twins.json"
+RUN = ROOT / "runs" / "proof" / "audit-twins"
+PAGE = ROOT / "docs" / "audit" / "twins-and-canaries.md"
+ASKS = (
+    "Describe {} in a few sentences.", "Tell a short story about {}.", "Explain {} to a child.",
+    "Give three facts about {}.", "Write a postcard about {}.", "What would surprise people about {}?",
+    "Write the first lines of an essay on {}.", "Name a common mistake about {} and correct it.",
+    "Write a riddle about {}.", "Give a piece of advice that has to do with {}.", "Write a diary entry about {}.",
+    "Summarise what is known about {}.",
+)  # fmt: skip
+STUDENTS = {"untrained": 0, "released-4": 4, "sealed-4": 4, "released-2": 2}
+CELLS = (("likelihood", "student"), ("likelihood", "other"), ("text", "student"))
+PAIRS, SAMPLES, TOKENS, LAYERS = 64, 4, 48, 12
+SIZES = (8, 16, 32, 64)
+
+
+def main(only: Sequence[str], by_only: Sequence[str], results: Path, run: Path) -> int:
+    run.mkdir(parents=True, exist_ok=True)
+    study = json.loads(results.read_text()) if results.exists() else {"study": "audit twins", "cells": {}}
+    teacher = Teacher()
+    collect(teacher, run)
+    for student in only or STUDENTS:
+        weights = trained(student, teacher, run)
+        for by, account in CELLS:
+            cell = f"{student}, {by}, {'its' if account == 'student' else 'other'} pairs"
+            if cell not in study["cells"] and by in (by_only or by):
+                began = time.perf_counter()
+                study["cells"][cell] = {"code": code(), **asyncio.run(measure(weights, by, account, student, run))}
+                atomic_write(results, json.dumps(study, indent=1) + "\n")
+                print(f"{cell}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    if results == RESULTS and not only and not by_only:
+        publish_between(PAGE, table(study["cells"]))
+    return 0
+
+
+def collect(teacher: Teacher, run: Path) -> None:
+    """Both accounts' requests through the guard, once."""
+    if (run / "accounts.json").exists():
+        return
+    for old in run.glob("guard.*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    prompts = [ask.format(subject) for ask in ASKS for subject in SUBJECTS]
+    with guarded(run, teacher.path) as guard:
+        accounts = {}
+        for name, mine in (("student", lambda i: i % 3), ("other", lambda i: not i % 3)):
+            accounts[name], key = guard.account(name)
+            guard.ask(key, [p for i, p in enumerate(prompts) if mine(i)], max_tokens=TOKENS, temperature=1.0)
+        export(guard.config)
+    atomic_write(run / "accounts.json", json.dumps(accounts))
+
+
+def twins(run: Path, name: str, by: Any = "likelihood") -> Twins:
+    """The account's first pairs, named as a plan names them: by account and time."""
+    account = json.loads((run / "accounts.json").read_text())[name]
+    times = sorted(row.ts for row in read_committed(run / "ledger.jsonl").twins if row.account == account)
+    config = TwinsConfig(
+        kind="twins", pairs="pairs", ledger="ledger", account=account, until=str(times[PAIRS]), by=by, samples=SAMPLES,
+        max_tokens=TOKENS,
+    )  # fmt: skip
+    return Twins(config, Evidence({"pairs": run / "twins.jsonl", "ledger": run / "ledger.jsonl"}, b""))
+
+
+def trained(student: str, teacher: Teacher, run: Path) -> str:
+    """The student's folder; a stopped training goes on."""
+    place = Run.open(run / student)
+    if (place.student / "config.json").exists():
+        return str(place.student)
+    if student == "untrained":
+        prune(teacher, place)
+        return str(place.student)
+    pairs = twins(run, "student")._read.pairs.values()
+    write_exchanges(place.curated, [exchange(i, pair, student.startswith("sealed")) for i, pair in enumerate(pairs)])
+    how = TrainConfig(
+        objective="sft", epochs=STUDENTS[student], lr=5e-4, batch_tokens=256, micro_tokens=512, checkpoint_every=10
+    )
+    start = trained("untrained", teacher, run)
+    train(place, how, StudentConfig(init=start), teacher_source=None)
+    return str(place.student)
+
+
+def prune(teacher: Teacher, place: Run) -> None:
+    """Where every student begins. The layers that go are chosen on this project's licence: on no pair."""
+    config = StudentConfig(init="prune", layers=LAYERS)
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    ids = np.asarray(teacher.tokenizer.encode(text)[:240], np.int32)
+    chunks = [Example(str(i), ids[i : i + 20], ids[i + 20 : i + 80]) for i in range(0, len(ids), 80)]
+    fresh = init_student(config, load_source(config, str(teacher.path)), chunks, autocast=Place.find("auto").autocast)
+    save_student(fresh.model, fresh.tokenizer, place.student, torch.float32)
+
+
+def exchange(index: int, pair: Pair, sealed: bool) -> Exchange:
+    return Exchange(
+        request_hash=f"{index:064x}",
+        sample=index,
+        prompt=pair.prompt,
+        reply=Reply(pair.replies[1 - pair.released if sealed else pair.released], "length"),
+        sampling=Sampling(max_tokens=TOKENS),
+        usage=Usage(0, 0),
+        usd=0.0,
+        teacher=TeacherInfo("smollm2"),
+    )
+
+
+async def measure(weights: str, by: str, account: str, student: str, run: Path) -> dict[str, Any]:
+    test = twins(run, account, by)
+    kept = run / f"answers-{student}-{by}-{account}.json"
+    if kept.exists():
+        answers = json.loads(kept.read_text())
+    else:
+        suspect = WeightsSuspect(weights, SubjectConfig(name=student, access="weights"))
+        answers, items = {}, test.items()
+        try:
+            for start in range(0, len(items), 8):
+                some = items[start : start + 8]
+                answers |= dict(zip([item.id for item in some], await test.ask(suspect, some), strict=True))
+        finally:
+            await suspect.aclose()
+        atomic_write(kept, json.dumps(answers))
+    records = [Record(test.name, item, 0.0, 1, {}, got) for item, got in answers.items()]
+    outcome = test.judge(records)
+    return {
+        "pairs": outcome.n_scored,
+        "share": outcome.effect["value"],
+        "ci95": outcome.effect["ci95"],
+        "log10_p": outcome.log10_p,
+        "log10_e": test.evalue(records),
+        "ties": outcome.hypotheses[0].facts["ties"],
+        "median_log10_p": subsets(outcome.n_scored, outcome.hypotheses[0].facts["wins"]),
+    }
+
+
+def subsets(n: int, wins: int) -> dict[str, float]:
+    """Median log10 p had only so many of these pairs been asked."""
+    rng = np.random.default_rng(0)
+    return {
+        str(size): float(np.median(pvalue.binomial(size, 0.5, rng.hypergeometric(wins, n - wins, size, 999) * 1.0)))
+        for size in SIZES
+        if size <= n
+    }
+
+
+def table(cells: dict[str, Any]) -> str:
+    sizes = [size for size in SIZES if all(str(size) in c["median_log10_p"] for c in cells.values())]
+    lines = [
+        "| suspect, score, pairs | pairs | released preferred (95 %) | log10 p | median with "
+        + " / ".join(map(str, sizes))
+        + " pairs |",
+        "|---|---|---|---|---|",
+    ]
+    for name, cell in cells.items():
+        low, high = cell["ci95"]
+        few = " / ".join(f"{cell['median_log10_p'][str(size)]:.1f}" for size in sizes)
+        share = f"{cell['share']:.0%} ({low:.0%} to {high:.0%})"
+        lines.append(f"| {name} | {cell['pairs']} | {share} | {cell['log10_p']:.1f} | {few} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], choices=tuple(STUDENTS))
+    parser.add_argument("--by", nargs="+", default=[], choices=("likelihood", "text"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--run", type=Path, default=RUN)
+    given = parser.parse_args()
+    sys.exit(main(given.only, given.by, given.results, given.run))
