@@ -13,6 +13,7 @@ from spiritsafe.pvalue import from_evalues
 from spiritsafe.watermark import NativeDetector, Reading
 from spiritsafe.watermark._decoys import decoy_totals, tail_of
 from spiritsafe.watermark._prf import context_hashes, key_words
+from spiritsafe.watermark._threads import threads_for
 
 __all__ = ["Scored", "account_scores", "epoch_score"]
 
@@ -79,7 +80,8 @@ def account_scores(tried: Sequence[Tried], reading: Reading, fixed: bool) -> lis
     """Accounts' keys of one epoch and scheme, on what counts for accounts."""
     detector = tried[0].detector
     assert isinstance(detector, NativeDetector)
-    n, totals = detector.account_totals(reading, 0, b"".join(one.key for one in tried))
+    with threads_for(len(tried) * len(reading.tokens)):
+        n, totals = detector.account_totals(reading, 0, b"".join(one.key for one in tried))
     found = []
     for one, sum_ in zip(tried, totals, strict=True):
         total = float(sum_)
