@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CASE_FORMAT",
     "CASE_PREDICATE",
+    "VERIFIER",
     "Case",
     "Judged",
     "Renderer",
@@ -43,7 +44,7 @@ __all__ = [
 
 CASE_FORMAT = "spiritsafe-case/1"
 CASE_PREDICATE = "urn:spiritsafe:audit-case:1"
-VERIFIER = Path(__file__).parent / "verifier" / "verify_case.py"
+VERIFIER = {name: Path(__file__).parent / "verifier" / name for name in ("verify_case.py", "verify_numbers.py")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def build_case(frozen: Frozen, run: RunFolder, out: Path, render: Renderer | Non
         "attempts.jsonl": run.attempts,
         "results.json": canonical_json(results),
         "mlbom.cdx.json": canonical_json(bill_of_materials(frozen.document, subject, judged.finding)),
-        "verify_case.py": VERIFIER,
+        **VERIFIER,
         **{name: path for name, path in frozen.inputs.items() if path.is_file()},
         **{f"controls/{name}.jsonl": run.control(name) for name in controls},
     }

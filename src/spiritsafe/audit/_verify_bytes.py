@@ -15,7 +15,7 @@ __all__ = ["open_case"]
 
 _NEEDED = (
     "attempts.jsonl", "commitments.json", "mlbom.cdx.json", "plan.json", "results.json", "reveal.json", "subject.json",
-    "transcripts.jsonl", "verify_case.py",
+    "transcripts.jsonl", *VERIFIER,
 )  # fmt: skip
 _OUTSIDE = {"manifest.json", "attestation.dsse.json"}  # the manifest cannot list itself, nor what signs it
 

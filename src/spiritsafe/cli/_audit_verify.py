@@ -103,6 +103,6 @@ def _say(case: Path, found: CaseVerification, as_json: bool) -> None:
     print(f"\n{found.finding.grade}: {found.finding.statement}")
     if found.ok:
         print(
-            "\nA second verifier, one file of Python's standard library that shares no code with this one, is in the "
-            f"case:\n  unzip -p {case} verify_case.py > verify_case.py && python3 verify_case.py {case}"
+            "\nA second verifier, two short files of Python's standard library that share no code with this one, is in "
+            f"the case:\n  unzip {case} 'verify_*.py' && python3 verify_case.py {case}"
         )
