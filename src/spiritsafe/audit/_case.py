@@ -44,7 +44,8 @@ __all__ = [
 
 CASE_FORMAT = "spiritsafe-case/1"
 CASE_PREDICATE = "urn:spiritsafe:audit-case:1"
-VERIFIER = {name: Path(__file__).parent / "verifier" / name for name in ("verify_case.py", "verify_numbers.py")}
+_SCRIPTS = Path(__file__).parent / "verifier"
+VERIFIER = {name: _SCRIPTS / name for name in ("verify_case.py", "verify_numbers.py")}
 
 
 @dataclass(frozen=True, slots=True)

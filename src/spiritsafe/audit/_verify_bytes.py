@@ -28,10 +28,9 @@ def open_case(path: Path, folder: Path, check: Check) -> Opened | None:
             check.failures.append(f"{', '.join(missing)}: not in the case")
             return None
         _compare(read_json(folder / "manifest.json", "manifest.json"), hashes, folder, check)
-        if hashes["verify_case.py"] != hashlib.sha256(VERIFIER.read_bytes()).hexdigest():
-            check.notes.append(
-                "verify_case.py in it is of another version of spiritsafe: take it from the source instead"
-            )
+        for name, ours in VERIFIER.items():
+            if hashes[name] != hashlib.sha256(ours.read_bytes()).hexdigest():
+                check.notes.append(f"{name} in it is of another version of spiritsafe: take it from the source instead")
         plan = (folder / "plan.json").read_bytes()
         document = read_document(Path("plan.json"), plan)
         return Opened(folder, hashes, (folder / "manifest.json").read_bytes(), plan, document)
