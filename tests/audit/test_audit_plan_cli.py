@@ -54,9 +54,9 @@ def test_what_a_person_reads(folder, cli):
     assert err == ""
     assert QUESTION in out
     assert re.search(r"hash [0-9a-f]{64}\n", out)
-    assert "1. equality (decides)" in out
-    assert "2. more " in out
-    assert "draws of one distribution" in out
+    assert "1. equality (decides): 1 hypothesis\n   null: For every prompt" in out
+    assert "2. more: 1 hypothesis\n" in out
+    assert "counts only while every test before it rejects" in out
     assert "alpha 0.001, stop rule: all" in out
     assert "unanchored: plan: nothing outside will show when it was frozen" in out
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiritsafe.cli import _audit_attest, _audit_run, _audit_verify
-from spiritsafe.cli._output import Json, print_json, print_table
+from spiritsafe.cli._output import Json, print_json
 
 if TYPE_CHECKING:
     from spiritsafe.audit._freeze import Frozen
@@ -112,12 +112,15 @@ def _say(frozen: Frozen, facts: dict[str, Any]) -> None:
     print(f"question: {facts['question']}")
     print(f"alpha {facts['alpha']:g}, stop rule: {facts['stop']}; {facts['inputs']} input files, "
           f"{len(facts['controls'])} controls\n")  # fmt: skip
-    rows = [
-        [f"{place}. {test['test']}" + (" (decides)" if test["primary"] else ""), str(test["family"]), test["null"]]
-        for place, test in enumerate(facts["tests"], 1)
-    ]
-    print_table(["test", "committed hypotheses", "null hypothesis"], rows)
-    print("\na test after the first counts only while every test before it rejects")
+    for place, test in enumerate(facts["tests"], 1):
+        many = "1 hypothesis" if test["family"] == 1 else f"{test['family']:,} committed hypotheses"
+        print(f"{place}. {test['test']}{' (decides)' if test['primary'] else ''}: {many}\n   null: {test['null']}")
+    if len(facts["tests"]) > 1:
+        print("\na test after the first counts only while every test before it rejects")
+    if facts["timestamp"]:
+        print(f"\ntimestamped: {facts['timestamp']}")
+    if facts["signer"]:
+        print(f"signed with {facts['signer']}")
     if facts["superseded"]:
         count, runs = len(facts["superseded"]), facts["abandoned"]
         print(f"replaces {count} frozen before, under which {runs} runs were started; the case says so")
