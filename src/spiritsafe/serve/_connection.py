@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable
 from typing import Literal, NamedTuple, Protocol, cast
 
 import httptools
@@ -52,11 +52,9 @@ class Reply:
         """
         return await self._connection.whole()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body in pieces as they arrive. Raises as `read`."""
-        connection = self._connection
-        while (piece := await connection.next_piece()) is not None:
-            yield piece
+    def next_piece(self) -> Awaitable[bytes | None]:
+        """What has arrived of the body since the last piece; None after its end. Raises as `read`."""
+        return self._connection.next_piece()
 
     def finish(self) -> None:
         """Nothing more of it is wanted, and it is about to end; its connection is kept if it does."""
@@ -247,16 +245,14 @@ class Connection(asyncio.Protocol):
 
     # inside
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _wait(self) -> asyncio.Future[None]:
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _resume(self) -> None:
         if self._paused and (self._whole or self._buffered < _LOW_WATER):

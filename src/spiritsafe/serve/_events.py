@@ -39,6 +39,8 @@ class EventSplitter:
         Raises:
             ValueError: an event grows beyond any sane size.
         """
+        if not self._rest and not self._held_cr and (event := _one_event(raw)) is not None:
+            return [event]
         if self._held_cr or b"\r" in raw:
             raw = self._held_cr + raw
             # a \r at the end may be the first half of \r\n
@@ -55,6 +57,13 @@ class EventSplitter:
     def rest(self) -> bytes:
         """What has arrived of an event that is not complete."""
         return self._rest
+
+
+def _one_event(raw: bytes) -> RawEvent | None:
+    """What nearly every piece is: one whole event of one data line."""
+    if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.count(b"\n") == 2 and b"\r" not in raw:
+        return RawEvent(b"", raw[6:-2])
+    return None
 
 
 def _event(block: bytes) -> RawEvent | None:

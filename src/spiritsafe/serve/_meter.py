@@ -155,6 +155,8 @@ class StreamMeter:
         self._most = meter.bounds(ask, applied, upstream)[1]
         self._responses = ask.kind == "responses"
         self._replies = applied.n * ask.prompts
+        echoed = ask.text_bytes * self._replies if ask.body.get("echo") else 0
+        self._most_bytes = self._most * _LONGEST_TOKEN + echoed
         self._bytes = self._chunks = 0
         self._texts: list[str] | None = None if upstream.tokenizer is None else []
         self._reported: Reported | None = None
@@ -181,8 +183,7 @@ class StreamMeter:
     @property
     def overrun(self) -> bool:
         """True if more has come than the tokens that were asked for can be."""
-        echoed = self._ask.text_bytes * self._replies if self._ask.body.get("echo") else 0
-        return self._bytes > self._most * _LONGEST_TOKEN + echoed
+        return self._bytes > self._most_bytes
 
     def usage(self) -> tuple[Usage, Note]:
         """What the stream used so far, as `Meter.usage` says it."""

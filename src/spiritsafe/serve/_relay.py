@@ -92,7 +92,7 @@ async def relay_stream(call: Call, upstream: UpstreamState, reply: Reply, send: 
         raise failure
     stream = _Stream(call, upstream)
     try:
-        async for piece in reply.chunks():
+        while (piece := await reply.next_piece()) is not None:
             if call.first_byte is None:
                 call.first_byte = time.perf_counter()
             out = stream.feed(piece)

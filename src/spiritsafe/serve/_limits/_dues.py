@@ -17,9 +17,10 @@ from spiritsafe.serve._limits._store import OTHER_GENERATION, UNKNOWN, Store
 from spiritsafe.serve._types import Demand
 from spiritsafe.state import Unavailable
 
-__all__ = ["Dues"]
+__all__ = ["Dues", "Undone"]
 
 _TRIES = 5
+Undone = Callable[[str], object]
 
 
 class _Due:
@@ -43,7 +44,7 @@ class Dues:
         store: Store,
         totals: TotalsSource,
         see: Callable[[Sequence[Limit]], Awaitable[None]],
-        undone: Callable[[str], object],
+        undone: Undone,
     ) -> None:
         self._store, self._totals, self._see, self._undone = store, totals, see, undone
         self.open: dict[str, Ticket] = {}

@@ -58,7 +58,9 @@ def _limits(buckets: tuple[Bucket, ...], levels: list[int] | tuple[int, ...], at
                 reset = level / limit.size / 1000 if limit.size else 0.0
             else:
                 reset = max(window_end(limit.window) - at, 0.0)
-            headers.append((names[0], b"%d" % limit.size))
-            headers.append((names[1], b"%d" % max(left, 0)))
-            headers.append((names[2], duration(reset).encode()))
+            headers += (
+                (names[0], b"%d" % limit.size),
+                (names[1], b"%d" % max(left, 0)),
+                (names[2], duration(reset).encode()),
+            )
     return headers

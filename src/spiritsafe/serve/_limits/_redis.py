@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from typing import Any, Self
 
-from spiritsafe.serve._limits._dues import Dues
+from spiritsafe.serve._limits._dues import Dues, Undone
 from spiritsafe.serve._limits._line import Away
 from spiritsafe.serve._limits._model import (
     ALLOWANCE,
@@ -54,14 +54,7 @@ class RedisLimiter:
     untracked: requests let through while Redis was away.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        totals: TotalsSource,
-        seeding: Seeding,
-        beat_s: float,
-        undone: Callable[[str], object] = lambda _: None,
-    ) -> None:
+    def __init__(self, store: Store, totals: TotalsSource, seeding: Seeding, beat_s: float, undone: Undone) -> None:
         self._store, self._totals, self._seeding, self._beat_s = store, totals, seeding, beat_s
         self._sights = Sights(totals, self._lift)
         self._dues = Dues(store, totals, self._sights.see, undone)
@@ -85,7 +78,7 @@ class RedisLimiter:
         beat_s: float = 0.25,
         lease_s: float = 7200.0,
         wait_s: float = 10.0,
-        undone: Callable[[str], object] = lambda _: None,
+        undone: Undone = lambda _: None,
         clock: Callable[[], int] | None = None,
     ) -> Self:
         """Connect, and wait up to `wait_s` until limits can be judged; return anyway: `healthy` says whether they can.
