@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import yaml
-from coins_kit import fresh_coins, ledger_of, pair_line, write_lines
+from coins_kit import NOW, fresh_coins, ledger_of, pair_line, write_lines
 
 from spiritsafe.keys import Commitment, Leaf, commit_keys, new_keys, open_leaf
 from spiritsafe.runs import atomic_write
@@ -71,3 +71,20 @@ def unpack(frozen: Any, folder: Path) -> dict[str, Any]:
         (folder / name).write_bytes(path.read_bytes())
     document: dict[str, Any] = orjson.loads(frozen.raw)
     return document
+
+
+async def write_canaries(folder: Path, number: int = 2) -> None:
+    """canaries.jsonl, opened, and the canaries-ledger.jsonl that commits to them."""
+    from spiritsafe.ledger import Event
+    from spiritsafe.ledger._evidence import canary_commit, open_canary
+
+    opened, events = [], []
+    for i in range(number):
+        variants = [f"answer {place} of {i}" for place in range(4)]
+        known = (f"can_{i}", f"question {i}?", variants, i, i.to_bytes(32, "big"))
+        opened.append(open_canary(*known))
+        data = {"canary": known[0], "commit": canary_commit(*known), "variants": 4}
+        events.append(Event(NOW + i, "canary_committed", f"canary:{known[0]}", data))
+    write_lines(folder / "canaries.jsonl", opened)
+    (folder / "planted").mkdir()
+    (await ledger_of(folder / "planted", events)).rename(folder / "canaries-ledger.jsonl")

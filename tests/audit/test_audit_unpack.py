@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from freeze_kit import unpack, write_keys, write_plan, write_reference, write_twins
+from coins_kit import write_lines
+from freeze_kit import unpack, write_canaries, write_keys, write_plan, write_reference, write_twins
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from spiritsafe.audit._inputs import gather
 from spiritsafe.audit.tests import open_test
 from spiritsafe.errors import BadInput
 from spiritsafe.keys import commit_keys
+from train_kit import save_tiny
 
 
 @pytest.fixture
@@ -49,6 +51,43 @@ async def test_twins_open_again_from_a_case(tmp_path):
     found = plan_from(unpack(frozen, tmp_path / "case"), tmp_path / "case")
     ours, theirs = (open_test(f.plan.tests[0], f.evidence("twins")).items() for f in (frozen, found))
     assert ours == theirs
+
+
+@pytest.mark.slow  # compiles the marks' kernels
+async def test_every_kind_of_test_freezes_and_opens_again_from_a_case(tmp_path):
+    """All six in one plan, each with all the files it can name; what they ask is the same from the case."""
+    write_keys(tmp_path)
+    await write_twins(tmp_path)
+    await write_canaries(tmp_path)
+    for name in ("reference.jsonl", "control.jsonl", "base.jsonl", "control-base.jsonl"):
+        write_reference(tmp_path, name)
+    for seed, name in enumerate(("teacher", "base", "sibling")):
+        save_tiny(tmp_path / name, seed=seed)
+    write_lines(tmp_path / "texts.jsonl", [{"prompt": "say", "completion": "the cat sat on the mat"}])
+    tests: list[dict[str, Any]] = [
+        {"kind": "twins", "pairs": "pairs.jsonl", "ledger": "ledger.jsonl"},
+        {"kind": "canaries", "canaries": "canaries.jsonl", "ledger": "canaries-ledger.jsonl"},
+        {
+            "kind": "radioactivity", "texts": "texts.jsonl", "tokenizer": "teacher", "commitment": "COMMITMENT.json",
+            "leaves": ["epoch.json", "coin.json"], "per_account": ["account.json"], "marking": {"scheme": "gumbel-dual"},
+        },
+        {"kind": "lineage", "teacher": "teacher", "base": "base", "siblings": {"one": "sibling"}},
+        {"kind": "equality", "reference": "reference.jsonl"},
+        {
+            "kind": "similarity", "reference": "reference.jsonl", "controls": {"one": "control.jsonl"},
+            "base": "base.jsonl", "control_bases": {"one": "control-base.jsonl"},
+        },
+    ]  # fmt: skip
+    frozen = freeze(write_plan(tmp_path, tests=tests, subject={"name": "s", "access": "weights"}))
+    assert frozen.document["commitments"]["canaries"]["committed"] == 2
+    assert not [name for name in frozen.inputs if name.endswith(".safetensors")]
+    found = plan_from(unpack(frozen, tmp_path / "case"), tmp_path / "case")
+    assert found.hash == frozen.hash
+    for test in frozen.plan.tests:
+        here, there = (open_test(test, f.evidence(test.kind)) for f in (frozen, found))
+        assert here.null == there.null == frozen.document["nulls"][test.kind]
+        assert here.items() == there.items()
+        assert len(here.items()) > 0
 
 
 @pytest.mark.parametrize("field", ["ledger_head", "committed", "timestamp", "file"])
