@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from spiritsafe.audit._plan import CanariesConfig, TwinsConfig
+from spiritsafe.audit._times import first_time, parse_time
 from spiritsafe.audit.tests._committed import Window, read_committed
 
 if TYPE_CHECKING:
     from spiritsafe.audit._freeze import Frozen
 
 __all__ = ["ledger_head", "unanchored", "warnings"]
-
-_TIMES = ("ts", "created", "created_at", "timestamp")
 
 
 def ledger_head(path: Path, test: TwinsConfig | CanariesConfig) -> dict[str, Any]:
@@ -67,13 +63,13 @@ def warnings(frozen: Frozen) -> list[str]:
         if commitment is None or test.kind != "radioactivity":
             continue
         made, what = _committed_at(frozen, name, commitment.created)
-        first = _first_time(frozen.inputs[test.texts])
+        first = first_time(frozen.inputs[test.texts])
         if first is not None and made is not None and made > first:
             lines.append(
                 f"{name}: {what} {made:%Y-%m-%d %H:%M}, after the first of the texts ({first:%Y-%m-%d %H:%M} UTC): "
                 "keys could have been chosen once the texts were known"
             )
-        frozen_at = _parse(frozen.document["frozen_at"])
+        frozen_at = parse_time(frozen.document["frozen_at"])
         if made is not None and frozen_at is not None and made > frozen_at:
             lines.append(f"{name}: {what} {made:%Y-%m-%d %H:%M} UTC, after this plan was frozen: check the clocks")
     return lines
@@ -85,40 +81,4 @@ def _committed_at(frozen: Frozen, name: str, claimed: str) -> tuple[datetime | N
         from spiritsafe.audit._tsa import claimed_time
 
         return claimed_time(frozen.inputs[token].read_bytes()), "its commitment is timestamped"
-    return _parse(claimed), "its commitment says it was made"
-
-
-def _first_time(texts: Path) -> datetime | None:
-    times = (time for row in _rows(texts) for key in _TIMES if (time := _parse(row.get(key))) is not None)
-    return min(times, default=None)
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Rows as far as they can be read: the test itself says what is wrong with a file."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in _TIMES if name in file.schema_arrow.names]
-            for batch in file.iter_batches(columns=columns) if columns else ():
-                yield from batch.to_pylist()
-        return
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if isinstance(row, dict):
-                yield row
-
-
-def _parse(value: Any) -> datetime | None:
-    """A time in UTC: Unix seconds, ISO 8601 or a datetime; None for anything else."""
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
-        found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None
+    return parse_time(claimed), "its commitment says it was made"

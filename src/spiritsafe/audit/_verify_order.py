@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from spiritsafe.audit._anchors import _first_time, _parse, unanchored
+from spiritsafe.audit._anchors import unanchored
 from spiritsafe.audit._inputs import test_name as name_of
 from spiritsafe.audit._plan import CanariesConfig, RadioactivityConfig, TwinsConfig
+from spiritsafe.audit._times import first_time, parse_time
 from spiritsafe.audit._types import Record
 from spiritsafe.audit._verify_check import Check, Given, Opened
 from spiritsafe.audit.tests._committed import Window, opened_lines, read_committed
@@ -51,7 +52,7 @@ def check_order(
 
 def _planned(case: Opened, frozen: Frozen, given: Given, check: Check) -> datetime | None:
     """When the plan stood, at the latest."""
-    claimed = _parse(frozen.document["frozen_at"])
+    claimed = parse_time(frozen.document["frozen_at"])
     if claimed is None:
         check.failures.append("plan.json: frozen_at is no time")
         return None
@@ -72,14 +73,14 @@ def _keys(
     case: Opened, frozen: Frozen, test: RadioactivityConfig, planned: datetime, given: Given, check: Check
 ) -> None:
     name, file = name_of(test), str(test.commitment)
-    made = _parse(frozen.commitments[name].created)
+    made = parse_time(frozen.commitments[name].created)
     if (stamped := case.stamps.get(file)) is not None:
         made, anchored = stamped
         _hold(anchored, f"{name}: the commitment", given, check)
     if made is None:
         check.failures.append(f"{name}: its commitment says no time")
         return
-    released = _first_time(frozen.inputs[test.texts])
+    released = first_time(frozen.inputs[test.texts])
     if released is not None:
         what = f"{name}: its keys were committed to {_at(made)}, but the first of its texts is of {_at(released)}"
         check.must(made <= released + _SKEW, f"{what}: they could have been chosen once the texts were known")
@@ -106,12 +107,12 @@ def _ledger(
         what = "the ledger's timestamp"
         _hold(anchored, f"{name}: the ledger", given, check)
         check.must(until <= planned + _SKEW, f"{name}: the ledger's timestamp is of {_at(until)}, after the plan")
-    if last is not None and (made := _parse(last)) is not None:
+    if last is not None and (made := parse_time(last)) is not None:
         check.must(made <= until + _SKEW, f"{name}: the ledger commits at {_at(made)}, after {what} ({_at(until)})")
     if isinstance(test, TwinsConfig):
         for number, line in opened_lines(frozen.inputs[test.pairs]):
-            seq, created = line.get("seq"), _parse(line.get("created"))
-            committed = _parse(rows.get(seq)) if isinstance(seq, int) else None
+            seq, created = line.get("seq"), parse_time(line.get("created"))
+            committed = parse_time(rows.get(seq)) if isinstance(seq, int) else None
             if created is not None and committed is not None and created + _SKEW < committed:
                 check.failures.append(
                     f"{name}: pair {number} was released {_at(created)}, committed to {_at(committed)}"
@@ -127,7 +128,7 @@ def _hold(anchored: bool, what: str, given: Given, check: Check) -> None:
 def _questions(
     planned: datetime, attempts: Sequence[Mapping[str, Any]], records: Sequence[Record], check: Check
 ) -> None:
-    begun = [_parse(entry.get("ts")) for entry in attempts]
+    begun = [parse_time(entry.get("ts")) for entry in attempts]
     if None in begun:
         check.failures.append("attempts.jsonl: an attempt says no time")
         return
@@ -139,7 +140,7 @@ def _questions(
     if any(later + _SKEW < earlier for earlier, later in itertools.pairwise(starts)):
         check.failures.append("attempts.jsonl: an attempt began before the one before it")
     for record in records:
-        asked = _parse(record.ts) or datetime.fromtimestamp(0, UTC)
+        asked = parse_time(record.ts) or datetime.fromtimestamp(0, UTC)
         if asked + _SKEW < planned:
             check.failures.append(f"{record.item[:60]} was asked {_at(asked)}, before the plan stood ({_at(planned)})")
             return
