@@ -44,9 +44,8 @@ class Rate:
 
     def drain(self, now: int, size: int) -> None:
         """Bring the level to `level_at`."""
-        self.level = self.level_at(now, size)
         if now > self.at:
-            self.at = now
+            self.level, self.at = self.level_at(now, size), now
         self.size = size
 
     def take(self, amount: int) -> int:
@@ -62,9 +61,12 @@ class Rate:
         """Close a reservation that took `excess` units less than it had reserved (negative: more). Drain first."""
         if not self.born < number <= self.count:
             return
-        index = next((i for i, low in enumerate(self.lows) if low[0] >= number), len(self.lows))
-        entry = self.lows[index] if index < len(self.lows) else None
-        back = min(max(excess, 0) * PERIOD_MS, self.level, *(entry[1:2] if entry else ()))
+        index, many = 0, len(self.lows)
+        while index < many and self.lows[index][0] < number:
+            index += 1
+        entry = self.lows[index] if index < many else None
+        lowest = self.level if entry is None else min(entry[1], self.level)
+        back = min(max(excess, 0) * PERIOD_MS, lowest)
         self.level -= back
         if entry is None:
             self.fresh -= 1
