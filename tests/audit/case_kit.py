@@ -6,6 +6,9 @@ import asyncio
 import hashlib
 import io
 import json
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import coins_kit
+import numpy as np
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import marked
 from spiritsafe.audit._archive import write_archive
 from spiritsafe.audit._case import Judged, build_case
 from spiritsafe.audit._freeze import Frozen, freeze
@@ -24,8 +29,10 @@ from spiritsafe.audit._run import RunFolder, run_audit
 from spiritsafe.audit._transcript import canonical
 from spiritsafe.audit._tsa import timestamp
 from spiritsafe.audit._verify import CaseVerification, verify_case
+from spiritsafe.keys import commit_keys, load_keys, new_keys, open_leaf
 from spiritsafe.ledger import Event
 from spiritsafe.ledger._evidence import canary_commit, open_canary
+from spiritsafe.records import TeacherInfo
 from timestamps import Authority
 
 Files = dict[str, bytes]
@@ -70,9 +77,7 @@ def signer(folder: Path) -> bytes:
     """A key in `folder`/signer.pem; the public one, 32 bytes."""
     key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"auditor").digest())
     (folder / "signer.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return key.public_key().public_bytes_raw()
 
@@ -181,3 +186,155 @@ def chain(lines: list[dict[str, Any]], first: str) -> bytes:
 
 def unchain(raw: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in raw.splitlines()]
+
+
+def small_tokenizer(folder: Path, words: int = 400) -> Path:
+    """A tokenizer of words w0, w1, …"""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(words)}, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w0").save_pretrained(folder / "tok")
+    return folder / "tok"
+
+
+class Reader(coins_kit.Scripted):
+    """Weights that remember a share of what they read, or (in completions) carry on with what they remember."""
+
+    access = "weights"
+
+    def __init__(self, share: float, tokenizer: Path, remembered: list[list[int]]) -> None:
+        super().__init__(None, self._write)
+        from spiritsafe.teachers import load_tokenizer
+        from spiritsafe.tokens import tokenizer_hash
+
+        self.info = TeacherInfo("reader", tokenizer_hash=tokenizer_hash(load_tokenizer(tokenizer)))
+        self._share, self._remembered = share, remembered
+        self._draws = np.random.default_rng(7)
+
+    async def read(self, ids_B: Any) -> list[list[int]]:
+        known = {tuple(text[i : i + 3]) for text in self._remembered for i in range(len(text) - 2)}
+        after = {(a, b): c for a, b, c in known}
+        found = []
+        for ids in ids_B:
+            guesses = self._draws.integers(0, 400, len(ids))
+            keep = self._draws.random(len(ids)) < self._share
+            contexts = [tuple(ids[max(t - 1, 0) : t + 1]) for t in range(len(ids))]
+            found.append([
+                int(after.get(context, guess)) if kept else int(guess)
+                for context, guess, kept in zip(contexts, guesses, keep, strict=True)
+            ])  # fmt: skip
+        return found
+
+    def _write(self, prompt: Any, sample: int) -> str:
+        number = int(prompt.messages[-1].content.split()[-1][1:])
+        guesses = self._draws.integers(0, 400, 60)
+        said = [int(g) if self._draws.random() > self._share else x
+                for g, x in zip(guesses, self._remembered[number][:60], strict=True)]  # fmt: skip
+        return " ".join(f"w{x}" for x in said)
+
+
+def marks(
+    folder: Path,
+    *,
+    share: float = 0.9,
+    texts: int = 12,
+    tokens: int = 80,
+    marking: Mapping[str, Any] | None = None,
+    slots: int = 8,
+    slot: int | None = 3,
+    mode: str = "reading",
+    authority: Authority | None = None,
+    signed: bool = True,
+    created: float | None = None,
+    test: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Made:
+    """A case of radioactivity: texts marked with real keys, of which a suspect remembers a share."""
+    keys = folder / "KEYS.json"
+    settings = {"scheme": "gumbel-dual"} | dict(marking or {})
+    new_keys(keys, marking=settings, epoch="2026-10")
+    commitment = commit_keys(keys, slots=slots)
+    (folder / "COMMITMENT.json").write_text(commitment.model_dump_json())
+    loaded = load_keys(keys)
+    written = [[int(x) for x in marked.write(loaded, "2026-10", slot, tokens, seed)] for seed in range(texts)]
+    epoch, coin = (open_leaf(keys, "2026-10", purpose, commitment=commitment) for purpose in ("epoch", "coin"))
+    leaves = {"epoch": epoch, "coin": coin}
+    if slot is not None:
+        leaves |= {
+            f"slot{n}": open_leaf(keys, "2026-10", "account", n, commitment=commitment) for n in (slot, slot + 1)
+        }
+    for name, leaf in leaves.items():
+        (folder / f"{name}.json").write_text(leaf.model_dump_json())
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"say w{i}", "tokens": ids, "prompt_tokens": [1, i], "created": created or time.time() + 1}
+        for i, ids in enumerate(written)
+    ]
+    coins_kit.write_lines(folder / "texts.jsonl", rows)
+    tokenizer = small_tokenizer(folder)
+    planned = {
+        "kind": "radioactivity", "mode": mode, "texts": "texts.jsonl", "tokenizer": "tok", "marking": settings,
+        "commitment": "COMMITMENT.json", "leaves": ["epoch.json", "coin.json"], "decoys": 20,
+        "per_account": [f"{name}.json" for name in leaves if name.startswith("slot")],
+    } | dict(test or {})  # fmt: skip
+    suspect = Reader(share, tokenizer, [[1, i, *ids] if mode == "reading" else ids for i, ids in enumerate(written)])
+    return make(folder, [planned], suspect, authority=authority, signed=signed, stamped=("COMMITMENT.json",), **more)
+
+
+def second(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The second verifier, on its own: no site-packages, no environment, another folder."""
+    from spiritsafe.audit._case import VERIFIER
+
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _ALONE, str(VERIFIER["verify_case.py"].parent), str(path), *options],
+        capture_output=True, text=True, cwd="/", check=False,
+    )  # fmt: skip
+
+
+# -I keeps the script's folder off the path; the two files have to find each other and nothing else
+_ALONE = """
+import runpy, sys
+folder = sys.argv.pop(1)
+sys.path.insert(0, folder)
+sys.argv[0] = folder + "/verify_case.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+assert not any(name.partition(".")[0] in ("spiritsafe", "numpy", "orjson", "pydantic") for name in sys.modules)
+"""
+
+
+def replan(files: Files, change: Callable[[Any], Any]) -> Files:
+    """Another plan, and chains that begin with its hash."""
+    out = dict(files) | {"plan.json": edit(files["plan.json"], change)}
+    first = hashlib.sha256(out["plan.json"]).hexdigest()
+    for name in files:
+        if name in ("transcripts.jsonl", "attempts.jsonl") or name.startswith("controls/"):
+            out[name] = chain(unchain(files[name]), first)
+    return out
+
+
+def retell(files: Files, change: Callable[[list[dict[str, Any]]], Any], name: str = "transcripts.jsonl") -> Files:
+    """Other lines in a chain, linked as they should be."""
+    lines = unchain(files[name])
+    told = change(lines)
+    return dict(files) | {name: chain(lines if told is None else told, hashlib.sha256(files["plan.json"]).hexdigest())}
+
+
+def refreeze(files: Files, name: str, raw: bytes) -> Files:
+    """Another content for an input (the end of its name), and a plan that says so in every place."""
+    (old,) = [one for one in files if one.startswith("inputs/") and one.endswith(name)]
+    digest = hashlib.sha256(raw).hexdigest()
+    new = f"inputs/{digest[:12]}-{old.partition('-')[2]}"
+
+    def change(plan: Any) -> Any:
+        plan = json.loads(json.dumps(plan).replace(old, new))
+        plan["inputs"][new].update(sha256=digest, bytes=len(raw))
+        inputs, leaves = plan["inputs"], plan["leaves"]
+        plan["decoy_seed"] = hashlib.sha256(canonical([inputs, leaves])).hexdigest()
+        return plan
+
+    out = replan({(new if one == old else one): content for one, content in files.items()}, change)
+    out[new] = raw
+    for one in ("reveal.json", "commitments.json"):
+        out[one] = files[one].replace(old.encode(), new.encode())
+    return out
