@@ -1,15 +1,15 @@
 """`make proof ARGS=audit_twins`: what twin replies show of real students, by likelihood and by text alone.
 
 SmolLM2-135M behind a real guard that twins every request; two accounts, two thirds of the prompts "student", one third
-"other". Students begin as one 12-layer prune of the teacher and are trained by this project's `train` on the first 64
-pairs of account "student":
+"other". Students are trained by this project's `train` on the first 128 pairs of account "student":
 
-    untrained                the prune itself
+    untrained                a 12-layer prune of the teacher, where the next three begin
     released-2, released-4   the released replies, 2 and 4 epochs
     sealed-4                 the replies that were sealed: it has to go the other way
+    copy-3                   the teacher's own weights with low-rank adapters, the released replies, 3 epochs
 
-Each is put the pairs it could have seen (first 64 of "student") and, by likelihood, as many that nobody was trained on.
-Everything is kept in runs/proof/audit-twins/, so a second run goes on; results with the code's hash go to
+Each is put the pairs it could have seen (first 128 of "student") and, by likelihood, as many that nobody was trained
+on. Everything is kept in runs/proof/audit-twins/, so a second run goes on; results with the code's hash go to
 benchmarks/results/audit-twins.json and the docs.
 """
 
@@ -41,7 +41,16 @@ from spiritsafe.audit.tests.twins import Twins
 from spiritsafe.exchanges import write_exchanges
 from spiritsafe.records import Exchange, Reply, Sampling, TeacherInfo, Usage
 from spiritsafe.runs import Run, atomic_write
-from spiritsafe.train import Example, StudentConfig, TrainConfig, init_student, load_source, save_student, train
+from spiritsafe.train import (
+    Example,
+    LoraConfig,
+    StudentConfig,
+    TrainConfig,
+    init_student,
+    load_source,
+    save_student,
+    train,
+)
 from spiritsafe.train._device import Place
 
 RESULTS = ROOT / "benchmarks" / "results" / "audit-twins.json"
@@ -54,10 +63,10 @@ ASKS = (
     "Write a riddle about {}.", "Give a piece of advice that has to do with {}.", "Write a diary entry about {}.",
     "Summarise what is known about {}.",
 )  # fmt: skip
-STUDENTS = {"untrained": 0, "released-4": 4, "sealed-4": 4, "released-2": 2}
+STUDENTS = {"untrained": 0, "released-2": 2, "released-4": 4, "sealed-4": 4, "copy-3": 3}
 CELLS = (("likelihood", "student"), ("likelihood", "other"), ("text", "student"))
-PAIRS, SAMPLES, TOKENS, LAYERS = 64, 4, 48, 12
-SIZES = (8, 16, 32, 64)
+PAIRS, SAMPLES, TOKENS, LAYERS = 128, 4, 48, 12
+SIZES = (16, 32, 64, 128)
 
 
 def main(only: Sequence[str], by_only: Sequence[str], results: Path, run: Path) -> int:
@@ -100,8 +109,8 @@ def twins(run: Path, name: str, by: Any = "likelihood") -> Twins:
     account = json.loads((run / "accounts.json").read_text())[name]
     times = sorted(row.ts for row in read_committed(run / "ledger.jsonl").twins if row.account == account)
     config = TwinsConfig(
-        kind="twins", pairs="pairs", ledger="ledger", account=account, until=str(times[PAIRS]), by=by, samples=SAMPLES,
-        max_tokens=TOKENS,
+        kind="twins", pairs="pairs", ledger="ledger", account=account, by=by, samples=SAMPLES, max_tokens=TOKENS,
+        until=str(times[PAIRS]) if len(times) > PAIRS else None,
     )  # fmt: skip
     return Twins(config, Evidence({"pairs": run / "twins.jsonl", "ledger": run / "ledger.jsonl"}, b""))
 
@@ -120,15 +129,17 @@ def trained(student: str, teacher: Teacher, run: Path) -> str:
         objective="sft", epochs=STUDENTS[student], lr=5e-4, batch_tokens=256, micro_tokens=512, checkpoint_every=10
     )
     start = trained("untrained", teacher, run)
+    if student.startswith("copy"):
+        how, start = how.model_copy(update={"lr": 2e-3, "lora": LoraConfig(r=16, alpha=32)}), str(teacher.path)
     train(place, how, StudentConfig(init=start), teacher_source=None)
     return str(place.student)
 
 
 def prune(teacher: Teacher, place: Run) -> None:
-    """Where every student begins. The layers that go are chosen on this project's licence: on no pair."""
+    """Where students begin. The layers that go are chosen on this project's licence: on no pair."""
     config = StudentConfig(init="prune", layers=LAYERS)
     text = (ROOT / "LICENSE").read_text("utf-8")
-    ids = np.asarray(teacher.tokenizer.encode(text)[:240], np.int32)
+    ids = np.asarray(teacher.tokenizer.encode(text)[:800], np.int32)
     chunks = [Example(str(i), ids[i : i + 20], ids[i + 20 : i + 80]) for i in range(0, len(ids), 80)]
     fresh = init_student(config, load_source(config, str(teacher.path)), chunks, autocast=Place.find("auto").autocast)
     save_student(fresh.model, fresh.tokenizer, place.student, torch.float32)

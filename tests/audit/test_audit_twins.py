@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -13,9 +14,11 @@ import coins_kit as kit
 import numpy as np
 import orjson
 import pytest
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mock_api
 from spiritsafe import pvalue
 from spiritsafe.audit import _types as types
 from spiritsafe.audit._evidence import Evidence
@@ -23,7 +26,10 @@ from spiritsafe.audit._plan import TwinsConfig
 from spiritsafe.audit.tests import open_test
 from spiritsafe.audit.tests._resemblance import Grams, resemblance
 from spiritsafe.errors import BadInput
+from spiritsafe.ledger import export_ledger
 from spiritsafe.records import Message, Prompt
+from spiritsafe.serve._twins import export_twins
+from test_gateway import ASK, chat, gateway
 
 
 def released_of(lines: list[dict[str, Any]]) -> set[str]:
@@ -100,6 +106,46 @@ async def test_the_suspect_is_asked_as_the_customer_asked(tmp_path: Path) -> Non
     assert outcome.hypotheses[0].facts["unusable"] == 5
     assert outcome.hypotheses[0].facts["losses"] == 1  # req_1: "one" is the sealed reply
     assert any("5 pairs have no two different texts" in note for note in outcome.notes)
+
+
+def test_what_a_guard_exports_of_every_kind_of_request(tmp_path: Path) -> None:
+    numbers = itertools.count()
+
+    async def varied(number: int, body: mock_api.Body, request: web.Request) -> web.StreamResponse:
+        text = f"reply number {next(numbers)}"
+        if "prompt" in body:
+            choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
+            usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+            made = {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+            return web.json_response(made | {"usage": usage})
+        return web.json_response(mock_api.completion(body, text))
+
+    terms = {"version": "1", "url": "https://example.org/terms", "required": True}
+    got = []
+    with gateway(tmp_path, varied, tiers={"default": {"twin_share": 1.0}}, terms=terms) as (guard, _):
+        key = guard.new_key()
+        guard.do(lambda g: g.accounts.accept_terms("acme", "1"))
+        client = guard.client(key)
+        for _ in range(3):
+            got.append(chat(client).choices[0].message.content)
+            got.append("".join(c.choices[0].delta.content or "" for c in chat(client, stream=True) if c.choices))
+            got.append(client.completions.create(model="m", prompt="Once upon").choices[0].text)
+
+        async def export(g: Any) -> None:
+            await g.ledger.flush()
+            kit.write_lines(tmp_path / "twins.jsonl", [pair async for pair in export_twins(g.db)])
+            await export_ledger(g.db, tmp_path / "ledger.jsonl", everything=True, personal=False)
+
+        guard.do(export)
+    test = kit.twins(tmp_path / "twins.jsonl", tmp_path / "ledger.jsonl")
+    pairs = list(test._read.pairs.values())
+    assert [pair.replies[pair.released] for pair in pairs] == got
+    assert [pair.prompt.messages[0].content for pair in pairs] == [
+        ASK[0]["content"],
+        ASK[0]["content"],
+        "Once upon",
+    ] * 3
+    assert test.judge([]).hypotheses[0].facts["named"] == 9
 
 
 def test_budget_bounds(tmp_path: Path) -> None:
@@ -337,6 +383,15 @@ def test_numbers_that_are_none(value: Any) -> None:
     got = {"first": value, "second": [-1.0, 2]}
     with pytest.raises(BadInput, match="sum of log-probabilities"):
         _judging("likelihood").judge([types.Record("twins", "req_0", kit.NOW, 1, {}, got)])
+
+
+async def test_a_suspect_that_answers_with_a_book_is_cut_short(tmp_path: Path) -> None:
+    test = kit.twins(kit.write_lines(tmp_path / "t.jsonl", some(1)), by="text", samples=1)
+    (record,) = await kit.asked(test, kit.Scripted(reply=lambda *_: "x" * 10**6))
+    assert record.got is not None and len(record.got["replies"][0]) == 200_000
+    assert test.judge([record]).hypotheses[0].facts["ties"] == 1
+    with pytest.raises(BadInput, match="200,000 characters at most"):
+        test.judge([kit.record("twins", "req_0", {"replies": ["x" * 200_001]})])
 
 
 def test_an_unknown_item_is_refused_and_other_tests_lines_are_not_looked_at() -> None:

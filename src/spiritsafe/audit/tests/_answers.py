@@ -9,10 +9,12 @@ from typing import Any
 from spiritsafe.audit._types import Record
 from spiritsafe.audit.tests._resemblance import resemblance
 from spiritsafe.errors import BadInput
+from spiritsafe.records import Reply
 
-__all__ = ["NEVER", "answers", "as_json", "by_likelihood", "by_text"]
+__all__ = ["NEVER", "answers", "as_json", "by_likelihood", "by_text", "kept"]
 
 NEVER = -math.inf
+_LONGEST = 200_000  # characters of a reply: whoever answers with a book costs no verifier its memory
 
 
 def answers(records: Sequence[Record], test: str, items: Collection[str]) -> dict[str, Mapping[str, Any] | None]:
@@ -34,6 +36,11 @@ def as_json(logprob: tuple[float, int]) -> list[Any]:
     """(sum of log-probabilities, tokens) for a transcript: null for what JSON cannot say."""
     total, tokens = logprob
     return [float(total) if math.isfinite(total) else None, int(tokens)]
+
+
+def kept(replies: Sequence[Reply]) -> list[str]:
+    """Replies for a transcript: what is looked at of each."""
+    return [reply.text[:_LONGEST] for reply in replies]
 
 
 def by_likelihood(where: str, values: Any, count: int) -> list[float]:
@@ -67,6 +74,6 @@ def by_text(where: str, replies: Any, candidates: Sequence[str]) -> list[float]:
     Raises:
         BadInput: `replies` is no list of texts.
     """
-    if not isinstance(replies, list) or not all(isinstance(reply, str) for reply in replies):
-        raise BadInput(f"{where}: replies are not a list of texts")
+    if not isinstance(replies, list) or not all(isinstance(text, str) and len(text) <= _LONGEST for text in replies):
+        raise BadInput(f"{where}: replies are not a list of texts, of {_LONGEST:,} characters at most")
     return resemblance(replies, candidates)

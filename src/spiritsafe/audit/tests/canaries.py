@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from spiritsafe.audit._evidence import Evidence
 from spiritsafe.audit._plan import CanariesConfig
 from spiritsafe.audit._types import Access, Class, Hypothesis, Item, Outcome, Record, Suspect
-from spiritsafe.audit.tests._answers import answers, as_json, by_likelihood, by_text
+from spiritsafe.audit.tests._answers import answers, as_json, by_likelihood, by_text, kept
 from spiritsafe.audit.tests._bounds import bytes_of
 from spiritsafe.audit.tests._committed import Window, read_committed
 from spiritsafe.audit.tests._opened_canaries import OpenedCanary, read_canaries
@@ -87,7 +87,7 @@ class Canaries:
             return [{"logprobs": [as_json(one) for one in some]} for some in found]
         sampling = Sampling(max_tokens=config.max_tokens, temperature=1.0)
         replies = await asyncio.gather(*(suspect.complete(prompt, sampling, config.samples) for prompt in prompts))
-        return [{"replies": [reply.text for reply in some]} for some in replies]
+        return [{"replies": kept(some)} for some in replies]
 
     def judge(self, records: Sequence[Record]) -> Outcome:
         canaries, family = self._read.canaries, self._evidence.family

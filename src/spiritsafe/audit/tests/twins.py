@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 from spiritsafe.audit._evidence import Evidence
 from spiritsafe.audit._plan import TwinsConfig
 from spiritsafe.audit._types import Access, Class, Hypothesis, Item, Outcome, Record, Suspect
-from spiritsafe.audit.tests._answers import answers, as_json, by_likelihood, by_text
+from spiritsafe.audit.tests._answers import answers, as_json, by_likelihood, by_text, kept
 from spiritsafe.audit.tests._bounds import bytes_of
 from spiritsafe.audit.tests._committed import Window, read_committed
 from spiritsafe.audit.tests._pairs import Pair, read_pairs
@@ -96,7 +96,7 @@ class Twins:
             return [{"first": as_json(first), "second": as_json(second)} for first, second in found]
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)
         replies = await asyncio.gather(*(suspect.complete(prompt, sampling, config.samples) for prompt in prompts))
-        return [{"replies": [reply.text for reply in some]} for some in replies]
+        return [{"replies": kept(some)} for some in replies]
 
     def judge(self, records: Sequence[Record]) -> Outcome:
         count, read, family = self._count(records), self._read, self._evidence.family
