@@ -1,0 +1,197 @@
+"""The second verifier: short, alone, and right about the maths, checked against vectors and against exact values."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import math
+import random
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import case_kit as kit
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spiritsafe import pvalue
+from spiritsafe.audit._case import VERIFIER
+from spiritsafe.audit.tests._radioactive_law import stopped_log10_e
+from spiritsafe.audit.tests._radioactive_order import countable
+from spiritsafe.audit.tests._resemblance import resemblance
+from spiritsafe.watermark import Marking, NativeDetector, scheme_for
+from spiritsafe.watermark._prf import key_words, values
+
+VECTORS = Path(__file__).parents[1] / "watermark" / "vectors" / "prf_v1.json"
+MARK = {"gamma": 0.25, "depth": 30}
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Iterator[Any]:
+    folder = str(VERIFIER["verify_case.py"].parent)
+    sys.path.insert(0, folder)
+    try:
+        import verify_numbers
+
+        module: ModuleType = verify_numbers
+        yield module
+    finally:
+        sys.path.remove(folder)
+
+
+def test_it_is_short_and_imports_the_standard_library_only() -> None:
+    ours = {name.removesuffix(".py") for name in VERIFIER}
+    for path in VERIFIER.values():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 300 and max(map(len, text.splitlines())) <= 120
+        for node in ast.walk(ast.parse(text)):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert all(name.partition(".")[0] in sys.stdlib_module_names | ours for name in names), names
+            assert not isinstance(node, ast.Call) or getattr(node.func, "id", "") not in ("eval", "exec", "__import__")
+
+
+def test_it_says_what_it_does_not_check(tmp_path: Path) -> None:
+    reference = [{"prompt": f"q{i}", "completion": f"reply {i}"} for i in range(4) for _ in range(3)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reference))
+    suspect = kit.coins_kit.Scripted(reply=lambda prompt, sample: "reply")
+    tests = [{"kind": "equality", "reference": "r.jsonl", "samples": 2, "permutations": 99}]
+    made = kit.make(tmp_path, tests, suspect, signed=False)
+    done = kit.second(made.path)
+    assert done.returncode == 0
+    assert "not checked here: transcripts: the questions and numbers of equality (equality)" in done.stdout
+    assert "not checked here: signatures, timestamps, and whether the model gave these answers" in done.stdout
+    assert made.verify().ok
+
+
+def test_without_a_case_it_says_how_to_use_it() -> None:
+    import subprocess
+
+    done = subprocess.run([sys.executable, VERIFIER["verify_case.py"]], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "It does NOT check signatures or timestamps" in done.stderr
+
+
+def test_the_keyed_function_against_its_vectors(numbers: Any) -> None:
+    for one in json.loads(VECTORS.read_text())["vectors"]:
+        key = bytes.fromhex(one["key"])
+        assert numbers.siphash(key, one["context"]) == int(one["hash"], 16)
+        z = numbers.value(key, one["context"], one["token"])
+        assert z == int(one["value"], 16) and ((z >> 12) + 0.5) / 2**52 == float.fromhex(one["uniform"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(key=st.binary(min_size=16, max_size=16), width=st.integers(1, 8), data=st.data())
+def test_scores_of_every_scheme(numbers: Any, key: bytes, width: int, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=width + 1, max_size=width + 1))
+    z = values(key_words(key)[0], np.array([ids[:-1]], np.uint32), np.array(ids[-1:], np.uint32))
+    assert numbers.value(key, ids[:-1], ids[-1]) == int(z[0])
+    for scheme in ("gumbel-dual", "kgw", "synthid"):
+        marks: Any = scheme_for(Marking(scheme=scheme, context_width=width))
+        from spiritsafe.watermark._prf import context_hashes
+
+        hashes = context_hashes(key_words(key)[0], np.array([ids[:-1]], np.uint32))
+        expected = float(marks.scores(hashes, np.array(ids[-1:], np.uint32))[0])
+        assert numbers.score(scheme, MARK, int(z[0])) == pytest.approx(expected, rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 3000), z=st.floats(-2, 30), scheme=st.sampled_from(["gumbel-dual", "kgw", "synthid"]))
+def test_tails_and_e_values_of_sums(numbers: Any, n: int, z: float, scheme: str) -> None:
+    mean, sd, most = {
+        "gumbel-dual": (1.0, 1.0, math.inf), "kgw": (0.25, 0.433, 1.0), "synthid": (15.0, 2.739, 30.0)
+    }[scheme]  # fmt: skip
+    total = min(max(mean * n + z * sd * math.sqrt(n), 1.0), most * n)
+    total = total if scheme == "gumbel-dual" else float(round(total))
+    detector = NativeDetector.of_keys(Marking(scheme=scheme), [("e", bytes(16), bytes(16))])
+    assert numbers.mark_p(scheme, MARK, n, total, True) == pytest.approx(
+        detector.log10_tail(n, total), rel=1e-8, abs=1e-9
+    )
+    stopped = pvalue.from_evalues(stopped_log10_e(detector, n, total))
+    assert numbers.mark_p(scheme, MARK, n, total, False) == pytest.approx(stopped, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    texts=st.lists(
+        st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.booleans()), max_size=12), min_size=1, max_size=6
+    )
+)
+def test_which_predictions_count(numbers: Any, texts: list[list[tuple[int, int, bool]]]) -> None:
+    flat = [one for text in texts for one in text]
+    ends = np.cumsum([len(text) for text in texts])
+    rows, tokens, able = (np.array([one[i] for one in flat]) for i in range(3))
+    mask = countable(rows.astype(np.int64), tokens.astype(np.int64), able.astype(bool), ends)
+    expected = [one[:2] for one, keep in zip(flat, mask, strict=True) if keep]
+    assert sorted(numbers.countable(texts)) == sorted(expected)
+
+
+@given(n=st.integers(1, 400), data=st.data())
+def test_coins(numbers: Any, n: int, data: st.DataObject) -> None:
+    wins = data.draw(st.integers(0, n))
+    pairs = {str(i): (["a", "b"], 0) for i in range(n)}
+    better, worse = {"first": [-1.0, 1], "second": [-2.0, 1]}, {"first": [-2.0, 1], "second": [-1.0, 1]}
+    answers = {str(i): better if i < wins else worse for i in range(n)}
+    exact, judged = numbers.twins_p(pairs, 0, answers, False)
+    assert judged == n and exact == pytest.approx(pvalue.binomial(n, 0.5, wins), rel=1e-9, abs=1e-9)
+    by_e, _ = numbers.twins_p(pairs, 0, answers, True)
+    assert by_e == pytest.approx(pvalue.from_evalues(pvalue.coin_evalue(n, wins)), rel=1e-9, abs=1e-9)
+
+
+@given(sizes=st.lists(st.integers(2, 30), min_size=1, max_size=5), data=st.data())
+def test_ranks(numbers: Any, sizes: list[int], data: st.DataObject) -> None:
+    ranks = [data.draw(st.integers(1, size)) for size in sizes]
+    known = {str(i): (["x"] * size, 0) for i, size in enumerate(sizes)}
+    answers = {
+        str(i): {"logprobs": [[-1.0, 1]] + [[-0.5 if j < rank - 1 else -2.0, 1] for j in range(size - 1)]}
+        for i, (rank, size) in enumerate(zip(ranks, sizes, strict=True))
+    }
+    found, _ = numbers.canaries_p(known, [], answers)
+    assert found == pytest.approx(pvalue.rank_sum(ranks, sizes), rel=1e-9, abs=1e-9)
+    if math.prod(sizes) <= 500:
+        seen = sum(pvalue.decibans(*one) for one in zip(ranks, sizes, strict=True))
+        every = itertools.product(*(range(1, size + 1) for size in sizes))
+        reached = sum(sum(pvalue.decibans(*one) for one in zip(some, sizes, strict=True)) >= seen for some in every)
+        assert found == pytest.approx(math.log10(Fraction(reached, math.prod(sizes))), abs=1e-9)
+
+
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=3), st.lists(st.text(max_size=30), min_size=2, max_size=3))
+def test_resemblance(numbers: Any, replies: list[str], texts: list[str]) -> None:
+    assert numbers.scores({"replies": replies}, texts) == resemblance(replies, texts)
+
+
+@pytest.mark.parametrize(
+    ("mode", "supervised", "marking"),
+    [
+        ("reading", True, {"scheme": "kgw", "context_width": 1}),
+        ("reading", True, {"scheme": "synthid", "depth": 10, "account_share": 0.25}),
+        ("completions", True, {}),
+        ("completions", False, {"scheme": "gumbel-dual", "context_width": 3}),
+    ],
+)
+def test_marks_of_every_kind(mode: str, supervised: bool, marking: dict[str, Any], tmp_path: Path) -> None:
+    made = kit.marks(
+        tmp_path, mode=mode, marking=marking, test={"supervised": supervised}, signed=False, texts=6, tokens=60
+    )
+    done = kit.second(made.path, "--decoys")
+    assert done.returncode == 0, done.stdout
+    assert f"log10 p = {made.judged.outcomes[0].log10_p:.6f}" in done.stdout
+    assert made.verify().ok
+
+
+def test_by_text_and_stopped_early(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    made = kit.coins(tmp_path / "a", by="text", signed=False)
+    assert kit.second(made.path).returncode == 0 and made.verify().ok
+    (tmp_path / "b").mkdir()
+    stop = {"rule": "e-value", "batch": 4}
+    early = kit.coins(
+        tmp_path / "b", pairs=60, canaries=0 + 1, signed=False, stop=stop, seed=random.Random(3).randrange(99)
+    )
+    assert early.judged.outcomes[0].n_scored < 60
+    assert kit.second(early.path).returncode == 0 and early.verify().ok, early.verify().reasons
