@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 from spiritsafe.audit.tests._committed import opened_lines
 from spiritsafe.errors import BadInput
 from spiritsafe.records import Message
-from spiritsafe.teachers import load_tokenizer
 from spiritsafe.tokens import prompt_ids
 
 __all__ = ["Text", "Texts", "read_texts"]
@@ -41,28 +40,19 @@ class Texts:
     quoting: int
 
 
-class _Tokenizer:
-    """Loaded when a row first needs it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._loaded = path, None
-
-    def __call__(self) -> Any:
-        self._loaded = self._loaded or load_tokenizer(self._path)
-        return self._loaded
-
-
-def read_texts(path: Path, tokenizer: Path, most: int | None) -> Texts:
+def read_texts(path: Path, tokenizer: Callable[[], Any], most: int | None) -> Texts:
     """The first `most` texts of a JSONL or Parquet file, in its order.
 
     A row has `completion` (or `text`) and may have the `prompt` (text or messages) or `messages` that it answers; best
     with the ids that were drawn, `tokens` or `token_ids`, and `prompt_tokens`, for what is tokenised again is not
     always the same.
 
+    tokenizer: the teacher's, asked for when a row needs it.
+
     Raises:
         BadInput: it cannot be read, a row is none of that, or there is none; says where.
     """
-    load, texts, quoting = _Tokenizer(tokenizer), [], 0
+    texts, quoting = list[Text](), 0
     for number, row in _rows(path):
         if most is not None and len(texts) == most:
             break
@@ -73,10 +63,10 @@ def read_texts(path: Path, tokenizer: Path, most: int | None) -> Texts:
             continue
         ids, again = _ids(where, row, ("tokens", "token_ids")), False
         if ids is None:
-            ids, again = tuple(load().encode(_completion(where, row), add_special_tokens=False)), True
+            ids, again = tuple(tokenizer().encode(_completion(where, row), add_special_tokens=False)), True
         prompt = _ids(where, row, ("prompt_tokens",))
         if prompt is None:
-            prompt = tuple(prompt_ids(load(), messages)) if messages else ()
+            prompt = tuple(prompt_ids(tokenizer(), messages)) if messages else ()
         texts.append(Text(str(number), messages, prompt, ids, again))
     if not texts:
         raise BadInput(f"{path}: no text in it that answers a first question; give rows with a completion")

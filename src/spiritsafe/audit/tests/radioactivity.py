@@ -41,7 +41,7 @@ from spiritsafe.audit._evidence import Evidence
 from spiritsafe.audit._plan import RadioactivityConfig
 from spiritsafe.audit._types import Access, Class, Hypothesis, Item, Outcome, Record, Suspect
 from spiritsafe.audit.tests._bounds import bytes_of
-from spiritsafe.audit.tests._marked_texts import Text, Texts, read_texts
+from spiritsafe.audit.tests._marked_texts import Text, read_texts
 from spiritsafe.audit.tests._radioactive_answers import Answers, read_answers
 from spiritsafe.audit.tests._radioactive_keys import Tried, tried_keys
 from spiritsafe.audit.tests._radioactive_reading import Candidates, completed, own_coins, predicted
@@ -63,6 +63,7 @@ class Radioactivity:
 
     def __init__(self, config: RadioactivityConfig, evidence: Evidence) -> None:
         self._config, self._evidence = config, evidence
+        self._texts = read_texts(evidence.input(config.texts), lambda: self._tokenizer, config.max_texts)
         self._tried = tried_keys(config, evidence, self.name)
         for one in self._tried:
             if not own_coins(one.detector) and (config.mode == "reading" or config.supervised):
@@ -91,11 +92,6 @@ class Radioactivity:
         )
 
     # ── asking ──
-
-    @cached_property
-    def _texts(self) -> Texts:
-        config, evidence = self._config, self._evidence
-        return read_texts(evidence.input(config.texts), evidence.input(config.tokenizer), config.max_texts)
 
     @cached_property
     def _tokenizer(self) -> Any:
