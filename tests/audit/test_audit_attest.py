@@ -284,7 +284,7 @@ def test_texts_are_encoded_where_the_ids_are_of_another_tokenizer(finished):
     tokenizer.add_tokens(["zebra stripes"])
     ours = NativeDetector(load_keys(finished.parent / "KEYS.json"))
     (by_ids,) = screen(finished / "curated.parquet", [Screen("ours", ours)])
-    (by_text,) = screen(finished / "curated.parquet", [Screen("ours", ours, tokenizer)])
+    (by_text,) = screen(finished / "curated.parquet", [Screen("ours", ours)], tokenizer)
     assert by_text["log10_p"] < -5
     assert by_text["scored"] != by_ids["scored"]
 

@@ -10,6 +10,7 @@ the epochs of a key set and for how many were screened for.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,30 +32,30 @@ _COLUMNS = ["id", "split", "completion", "token_ids", "tokenizer_hash"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Screen:
-    """What to look for. name: how the attestation calls it; never the key.
-
-    tokenizer: the marking model's, for replies that have no token ids, or those of another tokenizer.
-    """
+    """What to look for. name: how the attestation calls it; never the key."""
 
     name: str
     detector: Detector
-    tokenizer: Any = None
 
 
-def screen(curated: Path, screens: Sequence[Screen], progress: Progress | None = None) -> list[dict[str, Any]]:
+def screen(
+    curated: Path, screens: Sequence[Screen], tokenizer: Any = None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
     """{"for", "scheme", "epochs", "epoch", "tokens", "scored", "log10_p"} for each, of the rows that are trained on.
 
+    tokenizer: that of the models that mark, for rows without token ids or with those of another tokenizer.
+
     Raises:
-        BadInput: no exchanges file, or a row has neither the marking model's token ids nor a tokenizer to make them.
+        BadInput: no exchanges file, or a row without token ids and no tokenizer to make them.
     """
     from spiritsafe.watermark import Corpus
 
+    corpora = [Corpus(one.detector, spans=False) for one in screens]
+    documents = itertools.tee(_documents(curated, tokenizer, progress or Silent()), len(corpora))
+    for _ in zip(*(corpus.gather(some) for corpus, some in zip(corpora, documents, strict=True)), strict=True):
+        pass
     found = []
-    for done, one in enumerate(screens):
-        (progress or Silent()).update("screen", done, len(screens), one.name)
-        corpus = Corpus(one.detector, spans=False)
-        for _ in corpus.gather(_documents(curated, one)):
-            pass
+    for one, corpus in zip(screens, corpora, strict=True):
         row = corpus.pooled()
         found.append(
             {
@@ -70,12 +71,13 @@ def screen(curated: Path, screens: Sequence[Screen], progress: Progress | None =
     return found
 
 
-def _documents(curated: Path, one: Screen) -> Iterator[Document]:
+def _documents(curated: Path, tokenizer: Any, progress: Progress) -> Iterator[Document]:
     import numpy as np
 
     from spiritsafe.watermark import Document
 
-    ours = None if one.tokenizer is None else tokenizer_hash(one.tokenizer)
+    ours = None if tokenizer is None else tokenizer_hash(tokenizer)
+    done = 0
     with open_exchanges(curated) as file:
         for batch in file.iter_batches(batch_size=256, columns=_COLUMNS):
             for row in batch.to_pylist():
@@ -83,11 +85,13 @@ def _documents(curated: Path, one: Screen) -> Iterator[Document]:
                     continue
                 ids = row["token_ids"]
                 if ids is None or (ours is not None and ours != row["tokenizer_hash"]):
-                    if one.tokenizer is None:
+                    if tokenizer is None:
                         raise BadInput(
-                            f"{curated}: row {row['id']} has no token ids; give the tokenizer of the model that "
-                            f"{one.name} marks, with --tokenizer"
+                            f"{curated}: row {row['id']} has no token ids; give the tokenizer of the models that mark, "
+                            "with --tokenizer"
                         )
                     text = "\n".join(message["content"] for message in row["completion"])
-                    ids = one.tokenizer.encode(text, add_special_tokens=False)
+                    ids = tokenizer.encode(text, add_special_tokens=False)
                 yield Document(row["id"], np.asarray(ids, np.uint32), 0)
+            done += batch.num_rows
+            progress.update("screen", done, file.metadata.num_rows)

@@ -68,9 +68,10 @@ def attest(
     found = Run(run)
     screened: list[dict[str, Any]] = []
     if screen_keys or screen_engine:
-        screens = _screens(screen_keys or [], screen_engine or [], tokenizer, passphrase_env, passphrase_file)
+        screens = _screens(screen_keys or [], screen_engine or [], passphrase_env, passphrase_file)
+        loaded = None if tokenizer is None else open_tokenizer(tokenizer)
         with watching(quiet=as_json) as progress:
-            screened = screen(found.curated, screens, progress)
+            screened = screen(found.curated, screens, loaded, progress)
     envelope = make(found, signer=key, screened=screened)
     try:
         atomic_write(file, json.dumps(envelope, indent=2) + "\n")
@@ -89,26 +90,21 @@ def attest(
 
 
 def _screens(
-    keys: list[Path],
-    engines: list[str],
-    tokenizer: str | None,
-    passphrase_env: str | None,
-    passphrase_file: Path | None,
+    keys: list[Path], engines: list[str], passphrase_env: str | None, passphrase_file: Path | None
 ) -> list[Screen]:
     from spiritsafe.audit._screen import Screen
     from spiritsafe.watermark import NativeDetector, engine_detector
 
-    loaded = None if tokenizer is None else open_tokenizer(tokenizer)
     screens = []
     for path in keys:
         key_set = read_keys(path, passphrase_env, passphrase_file)
-        screens.append(Screen(f"key set {key_set.id}", NativeDetector(key_set), loaded))
+        screens.append(Screen(f"key set {key_set.id}", NativeDetector(key_set)))
     for text in engines:
         name, equals, params = text.partition("=")
         if not equals:
             raise BadInput(f"--screen-engine {text}: write it as NAME=PARAMS.json")
         # called by its file: a hash of an engine's key, one number, would tell the key to whoever tries them all
-        screens.append(Screen(f"{name} ({Path(params).name})", engine_detector(name, _params(Path(params))), loaded))
+        screens.append(Screen(f"{name} ({Path(params).name})", engine_detector(name, _params(Path(params)))))
     return screens
 
 
