@@ -68,12 +68,21 @@ def _mean(where: str, value: Any) -> float:
     raise BadInput(f"{where}: {str(value)[:60]} is not [sum of log-probabilities, tokens]")
 
 
-def by_text(where: str, replies: Any, candidates: Sequence[str]) -> list[float]:
+def by_text(
+    where: str, replies: Any, candidates: Sequence[str], known: dict[tuple[str, ...], list[float]] | None = None
+) -> list[float]:
     """How much the replies resemble each candidate.
+
+    known: what was computed before, by texts: a run that may stop early judges all answers again after each batch.
 
     Raises:
         BadInput: `replies` is no list of texts.
     """
     if not isinstance(replies, list) or not all(isinstance(text, str) and len(text) <= _LONGEST for text in replies):
         raise BadInput(f"{where}: replies are not a list of texts, of {_LONGEST:,} characters at most")
-    return resemblance(replies, candidates)
+    if known is None:
+        return resemblance(replies, candidates)
+    texts = (str(len(replies)), *replies, *candidates)
+    if texts not in known:
+        known[texts] = resemblance(replies, candidates)
+    return known[texts]

@@ -61,6 +61,7 @@ class Twins:
         ledger = None if config.ledger is None else read_committed(evidence.input(config.ledger))
         window = Window.of(config.since, config.until)
         self._read = read_pairs(evidence.input(config.pairs), ledger, window, config.account, config.model)
+        self._known: dict[tuple[str, ...], list[float]] = {}
 
     @property
     def name(self) -> str:
@@ -153,7 +154,7 @@ class Twins:
             if self._config.by == "likelihood":
                 scores = by_likelihood(where, [answer.get("first"), answer.get("second")], 2)
             else:
-                scores = by_text(where, answer.get("replies"), pair.replies)
+                scores = by_text(where, answer.get("replies"), pair.replies, self._known)
             released, sealed = scores[pair.released], scores[1 - pair.released]
             wins, losses, ties = wins + (released > sealed), losses + (released < sealed), ties + (released == sealed)
         return _Count(wins, losses, ties, failed, len(self._read.pairs) - len(got))
