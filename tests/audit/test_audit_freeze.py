@@ -220,6 +220,11 @@ def test_a_signed_and_timestamped_plan(folder, tmp_path_factory):
         payload = verify_dsse(envelope, load_public(folder / "k.pub"))
         assert read_statement(payload, "urn:spiritsafe:audit-plan:1")[0] == {"plan.json": first.hash}
         assert load_frozen(plan) == first
+        for name in ("PLAN.frozen.tsr", "PLAN.frozen.sig.json"):
+            (folder / name).rename(folder / "away")
+            with pytest.raises(Refused, match=f"{name}: missing; restore it"):
+                load_frozen(plan)
+            (folder / "away").rename(folder / name)
         # a plan that asks for neither does not inherit them, and the old ones stay with the old plan
         second = freeze(write_plan(folder), again=True)
     assert (second.timestamp, second.signature) == (None, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,22 @@ def load_frozen(plan_file: Path) -> Frozen:
         if now[section] != document.get(section):
             what = _difference(document.get(section), now[section], section)
             raise Refused(f"{plan_file}: {what} is not what was frozen; restore it, or freeze anew with --again")
+    frozen = _frozen(plan_file, found, document, raw)
+    for asked, there, what in (
+        (found.plan.tsa, frozen.timestamp, "tsr"),
+        (found.plan.signer, frozen.signature, "sig.json"),
+    ):
+        if asked is not None and there is None:
+            raise Refused(
+                f"{plan_file.with_suffix(f'.frozen.{what}')}: missing; restore it, or freeze anew with --again"
+            )
     notes = []
     if document["code"]["sha256"] != code_hash():
         notes.append(
             f"the code that runs is not the code that froze the plan (spiritsafe {document['code']['spiritsafe']}, "
             f"now {__version__})"
         )
-    return _frozen(plan_file, found, document, raw, tuple(notes))
+    return replace(frozen, notes=tuple(notes))
 
 
 def _described(found: Inputs, heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -137,9 +147,7 @@ def _described(found: Inputs, heads: Mapping[str, Mapping[str, Any]]) -> dict[st
     }
 
 
-def _frozen(
-    plan_file: Path, found: Inputs, document: Mapping[str, Any], raw: bytes, notes: tuple[str, ...] = ()
-) -> Frozen:
+def _frozen(plan_file: Path, found: Inputs, document: Mapping[str, Any], raw: bytes) -> Frozen:
     token, signature = plan_file.with_suffix(".frozen.tsr"), plan_file.with_suffix(".frozen.sig.json")
     return Frozen(
         file=plan_file,
@@ -157,7 +165,6 @@ def _frozen(
         signer=found.signer,
         timestamp=token if token.is_file() else None,
         signature=signature if signature.is_file() else None,
-        notes=notes,
     )
 
 
