@@ -58,8 +58,8 @@ class Lineage:
     most: ClassVar[Class] = "lead"
     access: Access = "weights"
     null = (
-        "The order of the teacher's hidden units and coordinates, which chance gave them when it was initialised, has"
-        " nothing to do with the suspect's weights beyond what the declared base explains."
+        "The suspect's weights do not come from the teacher's beyond what the declared base explains: the order that"
+        " chance gave the teacher's hidden units and coordinates has nothing to do with them."
     )
 
     def __init__(self, config: LineageConfig, evidence: Evidence) -> None:
