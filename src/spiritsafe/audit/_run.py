@@ -142,19 +142,18 @@ class _Run:
     async def _until_enough(self, asker: Asker, test: Test, items: list[Item]) -> list[Item]:
         """Ask batch by batch until the test's e-value is family/alpha; returns the items up to there."""
         for end in self._batches(items):
-            some = items[:end]
-            await asker.run(test, some, len(items))
+            await asker.run(test, items[end - self.frozen.plan.stop.batch : end], len(items))
             if asker.over is not None:
                 return items
-            if self._enough(asker, test, some):
-                self.progress.say(f"{test.name}: e-value reached after {len(some)} of {len(items)} items")
-                return some
+            if self._enough(asker, test, items[:end]):
+                self.progress.say(f"{test.name}: e-value reached after {min(end, len(items))} of {len(items)} items")
+                return items[:end]
         return items
 
     def _asked_enough(self, asker: Asker, test: Test, items: list[Item]) -> list[Item]:
         """The items up to where an earlier attempt stopped; all of them if none did."""
         for end in self._batches(items):
-            if asker.todo(test, items[:end]):
+            if asker.todo(test, items[end - self.frozen.plan.stop.batch : end]):
                 break
             if self._enough(asker, test, items[:end]):
                 return items[:end]
