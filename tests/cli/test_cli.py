@@ -31,6 +31,7 @@ COMMANDS = [
     ["accounts", "terms", "accept"],
     *(["evidence", "canary", name] for name in ("new", "list", "show", "retire")),
     ["evidence", "twins", "export"],
+    *(["audit", name] for name in ("plan", "timestamp", "run", "verify", "attest")),
     *(["ledger", name] for name in ("verify", "export", "checkpoint")),
     ["serve"],
     *(["watermark", "keys", name] for name in ("new", "rotate", "show", "commit", "open", "verify")),
