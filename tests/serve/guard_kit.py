@@ -80,6 +80,15 @@ class Running:
         found: list[dict[str, Any]] = self.do(read)
         return found
 
+    def exposed(self) -> list[str]:
+        """The lines of /metrics."""
+
+        async def read(guard: Guard) -> list[str]:
+            return guard.metrics.render()[0].decode().splitlines()
+
+        lines: list[str] = self.do(read)
+        return lines
+
 
 @contextlib.contextmanager
 def guarding(config: GuardConfig) -> Iterator[Running]:

@@ -281,6 +281,8 @@ def test_a_stream_that_breaks_ends_in_an_error_and_costs_what_came(tmp_path: Pat
         with pytest.raises(openai.APIError, match="broke off"):
             seen.extend(chunk.choices[0].delta.content for chunk in stream)
         (row,) = guard.rows()
+        told = [line for line in guard.exposed() if line.startswith("spiritsafe_upstream_requests_total{")]
+    assert told == ['spiritsafe_upstream_requests_total{status="0",upstream="mock"} 1.0']  # once, as the failure it was
     assert seen == ["alpha ", "beta ", "gamma "]
     assert row["status"] == "stream_broken"
     assert row["tokens_out"] >= 3

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from pathlib import Path
@@ -15,11 +13,11 @@ from typing import Any, Final, Self
 
 from starlette.types import ASGIApp
 
-from spiritsafe.errors import SpiritsafeError
 from spiritsafe.keys import KeySet, load_keys, read_passphrase
 from spiritsafe.ledger import Journal, Ledger
 from spiritsafe.serve._access import access
 from spiritsafe.serve._accounts import Accounts
+from spiritsafe.serve._background import Background
 from spiritsafe.serve._canaries import Canaries
 from spiritsafe.serve._config import GuardConfig, WatermarkConfig
 from spiritsafe.serve._ladder import Ladder
@@ -50,7 +48,6 @@ METRICS_FOLDER: Final = "SPIRITSAFE_METRICS_FOLDER"
 _REFRESH_S = 0.5
 _HOUR_S = 3600.0
 _LIST_PRICE = Decimal(1)
-_log = logging.getLogger("spiritsafe.serve")
 
 
 class Guard:
@@ -82,7 +79,7 @@ class Guard:
         self.draining = False
         self.settles_at_once = config.state.limits == "memory"
         self._stack = AsyncExitStack()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._price_facts: dict[int, tuple[Price, dict[str, Any]]] = {}
 
     @classmethod
@@ -161,23 +158,14 @@ class Guard:
             outbox=self.webhooks.waiting if config.webhooks else None,
             dropped_lines=lambda: self.logs.dropped,
         )
-        self.tell = Telling(self.metrics, self.logs, self.webhooks, self.start)
+        self.tell = Telling(self.metrics, self.logs, self.webhooks, self._background.start)
         self.second_replies = SecondReplies(config, self.db)
         self.upstreams.start()
-        for work in (
-            self._every(_REFRESH_S, self._refresh),
-            self._every(_HOUR_S, self._expire),
-            self.webhooks.run(),
-            self.metrics.run(),
-        ):
-            self.start(work)
-        stack.push_async_callback(self._stop_tasks)
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the requests, until it ends or the guard does."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        self._background.every(_REFRESH_S, self._refresh)
+        self._background.every(_HOUR_S, self._expire)
+        self._background.start(self.webhooks.run())
+        self._background.start(self.metrics.run())
+        stack.push_async_callback(self._background.stop)
 
     async def aclose(self) -> None:
         """Write what is pending and close every part."""
@@ -281,25 +269,6 @@ class Guard:
 
     async def _expire(self) -> None:
         await self.twins.expire(time.time())
-
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await work()
-            except (SpiritsafeError, OSError) as error:  # the database may come back; a key file may be mended
-                _log.warning("%s", error)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("background work ended", exc_info=error)
-
-    async def _stop_tasks(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _watermark_keys(marks: WatermarkConfig) -> KeySet:

@@ -71,7 +71,8 @@ class Telling:
         status, now = call.http_status, time.perf_counter()
         seconds = now - call.started
         waited = (call.answered or now) - (call.asked or now)
-        if call.asked is not None and (call.first_byte or call.answered):
+        fine = row.status in ("ok", "client_gone")  # otherwise `upstream_failed` has counted it
+        if fine and call.asked is not None and (call.first_byte or call.answered):
             first_byte = call.first_byte - call.asked if call.first_byte else 0.0  # whole replies are read as one
             self._metrics.upstream(call.upstream, first_byte, 200, waited)
         nano = -(-row.pico // 1000)
