@@ -77,7 +77,8 @@ def attest(
         atomic_write(file, json.dumps(envelope, indent=2) + "\n")
     except OSError as error:
         raise BadInput(f"{file}: cannot be written ({error.strerror}); choose another --out") from None
-    checked = verify_attestation(file, files=run)
+    public = None if key is None else key.public_key().public_bytes_raw()
+    checked = verify_attestation(file, signer=public, files=run)
     marked = [one["for"] for one in screened if one["log10_p"] <= _MARKED]
     if as_json:
         print_json({"attestation": str(file), "marked": marked, **checked.to_dict()})
