@@ -100,8 +100,8 @@ def test_scores_of_every_scheme(numbers: Any, key: bytes, width: int, data: st.D
         assert numbers.score(scheme, MARK, int(z[0])) == pytest.approx(expected, rel=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
-@given(n=st.integers(1, 3000), z=st.floats(-2, 30), scheme=st.sampled_from(["gumbel-dual", "kgw", "synthid"]))
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 800), z=st.floats(-2, 30), scheme=st.sampled_from(["gumbel-dual", "kgw", "synthid"]))
 def test_tails_and_e_values_of_sums(numbers: Any, n: int, z: float, scheme: str) -> None:
     mean, sd, most = {
         "gumbel-dual": (1.0, 1.0, math.inf), "kgw": (0.25, 0.433, 1.0), "synthid": (15.0, 2.739, 30.0)

@@ -41,6 +41,7 @@ def run(
     from spiritsafe.audit._freeze import load_frozen
     from spiritsafe.audit._run import run_audit
     from spiritsafe.errors import BadInput
+    from spiritsafe.report._case import render_case
 
     case = out or file.with_suffix(".case.zip")
     if not case.parent.is_dir():
@@ -50,7 +51,7 @@ def run(
         for note in frozen.notes:
             progress.say(f"note: {note}")
         folder = asyncio.run(run_audit(frozen, suspect, progress=progress))
-    judged = build_case(frozen, folder, case)
+    judged = build_case(frozen, folder, case, render_case)
     found = judged.finding
     if as_json:
         facts = {"case": str(case), "plan": frozen.hash, "attempts": judged.attempts}

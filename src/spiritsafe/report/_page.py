@@ -12,15 +12,19 @@ from markupsafe import Markup
 
 from spiritsafe.runs import atomic_write
 
-__all__ = ["write_page"]
+__all__ = ["page", "write_page"]
 
 
 def write_page(
     path: Path, template: str, context: Mapping[str, Any], *, styles: Sequence[str] = ("report.css",)
 ) -> None:
     """Render a template of this package, with these stylesheets in it, to `path`, atomically."""
-    page = _environment().get_template(template).render(context, css=_css(styles), is_markup=_is_markup)
-    atomic_write(path, page.encode("utf-8", "replace"))
+    atomic_write(path, page(template, context, styles=styles).encode("utf-8", "replace"))
+
+
+def page(template: str, context: Mapping[str, Any], *, styles: Sequence[str] = ("report.css",)) -> str:
+    """The page itself."""
+    return _environment().get_template(template).render(context, css=_css(styles), is_markup=_is_markup)
 
 
 def _is_markup(value: object) -> bool:
