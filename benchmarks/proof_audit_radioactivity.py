@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import sys
 import time
@@ -95,7 +96,7 @@ def trained(epochs: int, teacher: Teacher, run: Path, count: int) -> str:
         return str(place.student)
     exchanges = [
         Exchange(
-            request_hash=f"{index:064x}",
+            request_hash=hashlib.sha256(str(index).encode()).hexdigest(),
             sample=0,
             prompt=Prompt((Message("user", row["prompt"]),)),
             reply=Reply(row["completion"], "length"),

@@ -68,7 +68,7 @@ def coins_of_two_texts(random: np.random.Generator, m: int) -> tuple[np.ndarray,
 
 def test_the_published_rule_rejects_innocents_too_often_and_ours_does_not() -> None:
     """Two texts; each draws at the contexts where the other passes later, and the suspect repeats what was drawn."""
-    random, m, trials = np.random.default_rng(0), 100, 20_000
+    random, m, trials = np.random.default_rng(0), 100, 10_000
     published = 0
     for _ in range(trials):
         green, drawn = coins_of_two_texts(random, m)
@@ -76,11 +76,12 @@ def test_the_published_rule_rejects_innocents_too_often_and_ours_does_not() -> N
         total = sum(green[g, np.arange(m), drawn[1 - g]].sum() for g in (0, 1))
         published += binomial(2 * m, 0.5, float(total)) <= -2
     assert not at_most(published, trials, 1e-2)
-    # the same texts: contexts 0 … m-1 and m … 2m-1, in the first m places not able to count (they are in the prompt)
+    # the same texts for ours: where each draws it is not able to count, for the prompt has these contexts. At most the
+    # one context at which the two meet is left.
     places = np.arange(2 * m)
     rows = np.concatenate([places, (places + m) % (2 * m)])
     able = np.tile(places >= m, 2)
-    assert not countable(rows, np.ones(4 * m), able, np.array([2 * m, 4 * m])).any()
+    assert countable(rows, np.ones(4 * m), able, np.array([2 * m, 4 * m])).sum() <= 1
 
 
 Position = st.tuples(st.integers(0, 6), st.integers(0, 2), st.booleans())
