@@ -165,6 +165,20 @@ def test_a_damaged_frozen_plan(plan, damage):
         freeze(plan, again=True)
 
 
+def test_a_folder_where_the_frozen_plan_should_be(plan):
+    plan.with_name("PLAN.frozen.json").mkdir()
+    for work in (freeze, load_frozen):
+        with pytest.raises(BadInput, match="cannot be read"):
+            work(plan)
+
+
+def test_what_cannot_be_written_is_said_in_one_line(plan):
+    plan.with_name("PLAN.frozen.sig.json").mkdir()
+    with pytest.raises(BadInput, match="cannot be written"):
+        freeze(plan)
+    assert not plan.with_name("PLAN.frozen.json").exists()
+
+
 def test_it_is_not_frozen_twice(plan):
     before = freeze(plan).raw
     with pytest.raises(Refused, match=r"frozen already .* --again"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from spiritsafe.audit._run_folder import RunFolder
 from spiritsafe.audit._unpack import read_document
+from spiritsafe.errors import BadInput
 from spiritsafe.runs import atomic_write
 
 __all__ = ["Earlier", "earlier", "keep"]
@@ -33,7 +34,7 @@ def earlier(plan_file: Path) -> Earlier | None:
     """The plan that is frozen, or was last; None if none ever was.
 
     Raises:
-        BadInput: its file is damaged.
+        BadInput: its file is damaged or cannot be read.
     """
     file = plan_file.with_suffix(".frozen.json")
     if not file.exists():
@@ -41,7 +42,10 @@ def earlier(plan_file: Path) -> Earlier | None:
         if not numbers:
             return None
         file = _numbered(plan_file, ".frozen.json", max(numbers))
-    raw = file.read_bytes()
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read ({error.strerror}); restore it") from None
     document = read_document(file, raw)
     starts = document["abandoned"] + _starts(RunFolder.of(plan_file).attempts)
     return Earlier(hashlib.sha256(raw).hexdigest(), tuple(document["superseded"]), starts)

@@ -79,13 +79,16 @@ def freeze(plan_file: Path, *, again: bool = False) -> Frozen:
         subject = {"plan.json": hashlib.sha256(raw).hexdigest()}
         signed = statement(subject, PLAN_PREDICATE, {"name": found.plan.name, "frozen_at": document["frozen_at"]})
         signature = canonical_json(sign_dsse(signed, IN_TOTO, load_signer(found.signer)))
-    if earlier is not None:
-        _again.keep(plan_file)
-    for suffix, content in ((".frozen.tsr", token), (".frozen.sig.json", signature), (".frozen.json", raw)):
-        if content is None:
-            plan_file.with_suffix(suffix).unlink(missing_ok=True)
-        else:
-            atomic_write(plan_file.with_suffix(suffix), content)
+    try:
+        if earlier is not None:
+            _again.keep(plan_file)
+        for suffix, content in ((".frozen.tsr", token), (".frozen.sig.json", signature), (".frozen.json", raw)):
+            if content is None:
+                plan_file.with_suffix(suffix).unlink(missing_ok=True)
+            else:
+                atomic_write(plan_file.with_suffix(suffix), content)
+    except OSError as error:
+        raise BadInput(f"{plan_file.parent}: cannot be written ({error.strerror}); check the folder") from None
     return _frozen(plan_file, found, document, raw)
 
 
@@ -101,6 +104,8 @@ def load_frozen(plan_file: Path) -> Frozen:
         raw = frozen_file.read_bytes()
     except FileNotFoundError:
         raise Refused(f"{plan_file}: not frozen; run first: spiritsafe audit plan {plan_file}") from None
+    except OSError as error:
+        raise BadInput(f"{frozen_file}: cannot be read ({error.strerror}); restore it") from None
     document = read_document(frozen_file, raw)
     try:
         found = gather(plan_file)
