@@ -64,7 +64,7 @@ def test_it_says_question_finding_effect_attempts_limits_and_how_to_check(tmp_pa
     assert made.results["finding"]["statement"] in page.text
     assert {"finding", "effect", "method", "tests", "subject", "controls", "course", "limits", "check"} <= set(page.ids)
     for said in ("Was it trained", "Seen: 0.783", "Expected if the hypothesis is true: 0.5", "3 canaries are not opened",
-                 "6.4 × 10 −10", "1 in 1.5 thousand million", "not rejected", "It does not say how probable it is",
+                 "6.4 × 10⁻¹⁰", "1 in 1.5 thousand million", "not rejected", "It does not say how probable it is",
                  "spiritsafe audit verify CASE.zip", "9 requests"):  # fmt: skip
         assert said in page.text, said
     course = page.section("course")

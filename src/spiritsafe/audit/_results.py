@@ -18,6 +18,7 @@ __all__ = ["RESULTS_FORMAT", "Finding", "Grade", "effect_words", "finding", "out
 
 RESULTS_FORMAT = "spiritsafe-results/1"
 Grade = Literal["proof", "lead", "inconclusive"]
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +109,14 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def p_words(log10_p: float) -> str:
-    """A p-value as people read it: 0.034, or 7.9 × 10^-10 where it is smaller than 0.0001; rounded up there."""
+    """A p-value as people read it: 0.034, or 7.9 × 10⁻¹⁰ where it is smaller than 0.0001; rounded up there."""
     if log10_p > -4:
         return f"{10**log10_p:.2g}"
     exponent = math.floor(log10_p)
-    mantissa = math.ceil(10 ** (log10_p - exponent) * 10 - 1e-9) / 10  # rounded up: never smaller than it is
-    return f"{mantissa:.1f} × 10^{exponent}" if mantissa < 10 else f"1.0 × 10^{exponent + 1}"
+    mantissa = math.ceil(10 ** (log10_p - exponent) * 10 - 1e-9) / 10
+    if mantissa >= 10:
+        mantissa, exponent = 1.0, exponent + 1
+    return f"{mantissa:.1f} × 10{str(exponent).translate(_RAISED)}"
 
 
 def effect_words(effect: Mapping[str, Any]) -> str:

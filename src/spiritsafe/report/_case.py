@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from markupsafe import Markup
-
 from spiritsafe.audit._case import Case
+from spiritsafe.audit._results import p_words
 from spiritsafe.report._case_words import EFFECTS, GLOSSARY, HEADLINES, KINDS, LIMITS, one_in, plain_words
 from spiritsafe.report._format import MISSING, count, number, usd
 from spiritsafe.report._page import page
@@ -98,7 +97,7 @@ def _test(place: int, one: Mapping[str, Any], case: Case, alpha: float) -> dict[
         "name": name,
         "primary": place == 0,
         "null": case.plan["nulls"][name],
-        "p": p_markup(one["log10_p"]),
+        "p": p_words(one["log10_p"]),
         "one_in": one_in(one["log10_p"]),
         "scored": count(one["n_scored"]),
         "family": count(one["family"]),
@@ -118,7 +117,7 @@ def _hypotheses(outcomes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[t
                 [
                     ("Counted", count(found["n_scored"])),
                     ("Sum or count found", f"{found['statistic']:,.6g}".replace("-", "−")),
-                    ("p, uncorrected", p_markup(found["log10_p"])),
+                    ("p, uncorrected", p_words(found["log10_p"])),
                     ("Decoys that do as well", decoys),
                 ],
             ))  # fmt: skip
@@ -131,7 +130,7 @@ def _controls(controls: Mapping[str, Any], alpha: float, primary: str) -> list[t
         for one in some:
             rejects = one["log10_p"] <= math.log10(alpha)
             said = "rejected: the test accuses it, too" if rejects else "not rejected"
-            what = [("Test", one["test"]), ("p", p_markup(one["log10_p"])), ("Outcome", said)]
+            what = [("Test", one["test"]), ("p", p_words(one["log10_p"])), ("Outcome", said)]
             rows.append((name, what))
     return rows
 
@@ -157,17 +156,6 @@ def _course(case: Case) -> list[tuple[str, str]]:
 
 
 _COUNTED = ("planned", "answered", "failed", "lines")
-
-
-def p_markup(log10_p: float) -> Markup | str:
-    """A p-value with a real exponent; rounded up where it is small."""
-    if log10_p > -4:
-        return f"{10**log10_p:.2g}"
-    exponent = math.floor(log10_p)
-    mantissa = math.ceil(10 ** (log10_p - exponent) * 10 - 1e-9) / 10
-    if mantissa >= 10:
-        mantissa, exponent = 1.0, exponent + 1
-    return Markup("{} × 10<sup>−{}</sup>").format(f"{mantissa:.1f}", -exponent)
 
 
 def _effect(one: Mapping[str, Any]) -> dict[str, Any] | None:
