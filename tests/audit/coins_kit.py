@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from spiritsafe.audit._plan import CanariesConfig, TwinsConfig
 from spiritsafe.audit.tests.canaries import Canaries
 from spiritsafe.audit.tests.twins import Twins
 from spiritsafe.ledger import Event, Ledger, LedgerRow, export_ledger
-from spiritsafe.ledger._evidence import TWIN_FORMAT, twin_commit
+from spiritsafe.ledger._evidence import TWIN_FORMAT, open_canary, twin_commit
 from spiritsafe.records import Prompt, Reply, Sampling, TeacherInfo
 from spiritsafe.state import Database
 
@@ -153,3 +154,30 @@ def at_most(hits: int, trials: int, alpha: float) -> bool:
 
 def fresh_coins(seed: int, n: int) -> list[int]:
     return [int(coin) for coin in np.random.default_rng(seed).integers(0, 2, n)]
+
+
+def released_of(lines: list[dict[str, Any]]) -> set[str]:
+    return {line["second" if line["coin"] else "first"]["choices"][0]["message"]["content"] for line in lines}
+
+
+def some_pairs(n: int, *, coins: list[int] | None = None) -> list[dict[str, Any]]:
+    coins = fresh_coins(n, n) if coins is None else coins
+    return [pair_line(i, f"left of {i}", f"right {i}", coin) for i, coin in enumerate(coins)]
+
+
+async def stored_pairs(tmp_path: Path, lines: list[dict[str, Any]]) -> tuple[Path, Path]:
+    ledger = await ledger_of(tmp_path, lines)  # sets their seq
+    return write_lines(tmp_path / "twins.jsonl", lines), ledger
+
+
+def toss(test: Any, rng: np.random.Generator) -> Any:
+    """Fresh coins for pairs that are read and checked already: the same test as of another export, without its file."""
+    read = test._read
+    pairs = {name: replace(pair, released=int(rng.integers(2))) for name, pair in read.pairs.items()}
+    test._read = replace(read, pairs=pairs)
+    return test
+
+
+def opened_canary(number: int, published: int, size: int = 8, **more: Any) -> dict[str, Any]:
+    variants = [f"answer {chr(97 + i)} of {number}" for i in range(size)]
+    return open_canary(f"can_{number}", f"question {number}?", variants, published, number.to_bytes(32, "big")) | more

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import coins_kit as kit
-import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -26,16 +23,11 @@ from spiritsafe.audit.tests import open_test
 from spiritsafe.config import parse_config
 from spiritsafe.errors import BadInput
 from spiritsafe.ledger import Event, Ledger, export_ledger
-from spiritsafe.ledger._evidence import canary_commit, open_canary, open_published
+from spiritsafe.ledger._evidence import canary_commit, open_published
 from spiritsafe.serve._canaries import Canaries
 from spiritsafe.serve._canary_text import invent
 from spiritsafe.serve._config import GuardConfig
 from spiritsafe.state import Database
-
-
-def opened(number: int, published: int, size: int = 8, **more: Any) -> dict[str, Any]:
-    variants = [f"answer {chr(97 + i)} of {number}" for i in range(size)]
-    return open_canary(f"can_{number}", f"question {number}?", variants, published, number.to_bytes(32, "big")) | more
 
 
 def event(canary: dict[str, Any], ts: float = kit.NOW) -> Event:
@@ -91,7 +83,7 @@ async def test_canaries_of_a_real_guard_by_likelihood_and_by_text(tmp_path: Path
 
 
 async def test_ranks_and_facts(tmp_path: Path) -> None:
-    some = [opened(i, i) for i in range(3)]
+    some = [kit.opened_canary(i, i) for i in range(3)]
     test = kit.canaries(*await stored(tmp_path, some))
     records = []
     for i, rank in enumerate((1, 3, 8)):
@@ -115,7 +107,7 @@ async def test_ranks_and_facts(tmp_path: Path) -> None:
 
 
 async def test_ties_are_against(tmp_path: Path) -> None:
-    test = kit.canaries(kit.write_lines(tmp_path / "c.jsonl", [opened(0, 2)]))
+    test = kit.canaries(kit.write_lines(tmp_path / "c.jsonl", [kit.opened_canary(0, 2)]))
     for scores, rank in (
         ([[-1.0, 1]] * 8, 8),
         ([[-2.0, 1]] * 2 + [[-1.0, 1]] * 2 + [[-3.0, 1]] * 4, 2),
@@ -129,7 +121,7 @@ async def test_ties_are_against(tmp_path: Path) -> None:
 
 
 async def test_canaries_kept_back_or_not_asked_have_the_last_rank(tmp_path: Path) -> None:
-    some = [opened(i, i % 8) for i in range(6)]
+    some = [kit.opened_canary(i, i % 8) for i in range(6)]
     file, ledger = await stored(tmp_path, some)
     kit.write_lines(file, some[:4])
     test = kit.canaries(file, ledger)
@@ -150,7 +142,7 @@ async def test_canaries_kept_back_or_not_asked_have_the_last_rank(tmp_path: Path
 
 async def test_a_second_commitment_to_the_same_canary_is_one_kept_back(tmp_path: Path) -> None:
     """Otherwise an operator could commit to every choice and open the one that fits."""
-    ways = [opened(0, published) for published in range(8)]
+    ways = [kit.opened_canary(0, published) for published in range(8)]
     ledger = await kit.ledger_of(tmp_path, [event(one) for one in ways])
     test = kit.canaries(kit.write_lines(tmp_path / "c.jsonl", ways[3:4]), ledger)
     outcome = test.judge(await kit.asked(test, likes(published_of(ways[3:4]))))
@@ -180,7 +172,7 @@ async def test_a_second_commitment_to_the_same_canary_is_one_kept_back(tmp_path:
     ],
 )
 async def test_a_doctored_canary_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], says: str) -> None:
-    some = [opened(i, i) for i in range(2)]
+    some = [kit.opened_canary(i, i) for i in range(2)]
     file, ledger = await stored(tmp_path, some)
     change(some[1])
     with pytest.raises(BadInput, match=f"entry 2: .*{says}"):
@@ -214,7 +206,7 @@ async def test_an_event_that_commits_to_nothing_is_named(tmp_path: Path, data: d
 
 async def test_more_canaries_than_anybody_plants_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spiritsafe.audit.tests.canaries._MOST", 3)
-    file, ledger = await stored(tmp_path, [opened(i, 0) for i in range(4)])
+    file, ledger = await stored(tmp_path, [kit.opened_canary(i, 0) for i in range(4)])
     with pytest.raises(BadInput, match="4 canaries at once"):
         kit.canaries(file, ledger)
     assert len(kit.canaries(file, ledger, since=str(kit.NOW + 1)).items()) == 3
@@ -231,7 +223,7 @@ json_values = st.recursive(
 @given(st.data())
 def test_hostile_files_are_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("canaries") / "c.jsonl"
-    one = opened(0, 1, size=3)
+    one = kit.opened_canary(0, 1, size=3)
     name = data.draw(st.sampled_from([*one, "none of them"]))
     try:
         kit.write_lines(path, [one | {name: data.draw(json_values)}])
@@ -252,7 +244,7 @@ def test_hostile_answers_are_refused(tmp_path_factory: pytest.TempPathFactory, v
     folder = tmp_path_factory.getbasetemp() / "hostile-canaries"
     folder.mkdir(exist_ok=True)
     if not (path := folder / "c.jsonl").exists():
-        kit.write_lines(path, [opened(0, 1, size=3)])
+        kit.write_lines(path, [kit.opened_canary(0, 1, size=3)])
     test = kit.canaries(path, by=by)
     for got in ({"logprobs": value, "replies": value}, {"logprobs": [value] * 3, "replies": [value]}):
         try:
@@ -262,119 +254,3 @@ def test_hostile_answers_are_refused(tmp_path_factory: pytest.TempPathFactory, v
             assert said.startswith("transcript of canaries, can_0: ") and len(said) < 200
         else:
             assert math.log10(1 / 3) - 1e-9 <= outcome.log10_p <= 0
-
-
-# The law of ranks
-
-
-def law(sizes: list[int]) -> dict[int, Fraction]:
-    """P(decibans sum to s), by trying all outcomes."""
-    found: dict[int, Fraction] = {}
-    for ranks in itertools.product(*(range(1, size + 1) for size in sizes)):
-        total = sum(map(pvalue.decibans, ranks, sizes))
-        found[total] = found.get(total, Fraction()) + Fraction(1, math.prod(sizes))
-    return found
-
-
-def test_decibans() -> None:
-    assert [pvalue.decibans(rank, 1000) for rank in (1, 2, 3, 10, 100, 101, 794, 795, 1000)] == [
-        30,
-        26,
-        25,
-        20,
-        10,
-        9,
-        1,
-        0,
-        0,
-    ]
-    for size in (2, 7, 10, 1000):
-        for rank in range(1, size + 1):
-            assert pvalue.decibans(rank, size) == math.floor(10 * math.log10(size / rank) + 1e-9)
-    for rank in (0, 4):
-        with pytest.raises(ValueError, match="no rank"):
-            pvalue.decibans(rank, 3)
-
-
-@pytest.mark.parametrize("sizes", [[5], [1000], [2, 2, 2, 2, 2], [4, 7, 10], [3, 50, 20]])
-def test_the_sum_of_ranks_is_counted_exactly(sizes: list[int]) -> None:
-    chances = law(sizes)
-    rng = np.random.default_rng(0)
-    for _ in range(40):
-        ranks = [int(rng.integers(1, size + 1)) for size in sizes]
-        seen = sum(map(pvalue.decibans, ranks, sizes))
-        exact = sum(chance for total, chance in chances.items() if total >= seen)
-        assert pvalue.rank_sum(ranks, sizes) == pytest.approx(math.log10(exact), abs=1e-12)
-    for alpha in (Fraction(1, 20), Fraction(1, 100), Fraction(1, 1000)):
-        tails = {s: sum(c for t, c in chances.items() if t >= s) for s in chances}
-        assert sum(chances[s] for s, tail in tails.items() if tail <= alpha) <= alpha  # super-uniform
-
-
-def test_rank_sum_golden() -> None:
-    assert pvalue.rank_sum([], []) == 0.0
-    assert pvalue.rank_sum([1], [1000]) == pytest.approx(-3)
-    assert pvalue.rank_sum([1] * 5, [1000] * 5) == pytest.approx(-15)
-    assert pvalue.rank_sum([1] * 10, [4] * 10) == pytest.approx(10 * math.log10(0.25))
-    assert (
-        pvalue.gamma(5, 5 * math.log(1000)) > -10.2 and pvalue.gamma(10, 10 * math.log(4)) > -1
-    )  # what Fisher's gives
-    assert pvalue.rank_sum([1] * 60, [10_000] * 60) == pytest.approx(-240)
-    with pytest.raises(ValueError, match=r"zip|argument"):
-        pvalue.rank_sum([1], [2, 3])
-
-
-# Size and power
-
-
-def drawn(test: Any, rng: np.random.Generator) -> Any:
-    """The same canaries as if other variants had been drawn."""
-    read = test._read
-    fresh = {k: replace(one, published=int(rng.integers(len(one.variants)))) for k, one in read.canaries.items()}
-    test._read = replace(read, canaries=fresh)
-    return test
-
-
-@pytest.mark.parametrize("scores", ["all different", "many ties", "a favourite"])
-def test_innocents_are_found_no_more_often_than_alpha(tmp_path: Path, scores: str) -> None:
-    sizes, trials, rng = (2, 8, 8, 30, 100, 100), 3000, np.random.default_rng(len(scores))
-    some = [opened(i, 0, size) for i, size in enumerate(sizes)]
-    test = kit.canaries(kit.write_lines(tmp_path / "c.jsonl", some))
-    records = []
-    for i, size in enumerate(sizes):
-        values = rng.normal(-2, 1, size)
-        if scores == "many ties":
-            values = np.round(values)
-        if scores == "a favourite":
-            values[size // 2] = 0.0
-        got = {"logprobs": [[float(value), 1] for value in values]}
-        records.append(kit.record("canaries", f"can_{i}", got))
-    found = np.array([drawn(test, rng).judge(records).log10_p for _ in range(trials)])
-    for alpha in (1e-1, 1e-2, 1e-3):
-        assert kit.at_most(int((found <= math.log10(alpha)).sum()), trials, alpha), alpha
-    assert (found <= -1).sum() > 0.01 * trials
-
-
-def test_by_text_innocents_are_found_no_more_often_than_alpha(tmp_path: Path) -> None:
-    """Replies that repeat sealed answers and templates of the canaries, chosen without the draw."""
-    trials, rng = 1000, np.random.default_rng(4)
-    some = [opened(i, 0, 9) for i in range(2)]
-    test = kit.canaries(kit.write_lines(tmp_path / "c.jsonl", some), by="text")
-    records = [kit.record("canaries", f"can_{i}", {"replies": [f"answer c of {i}"]}) for i in range(2)]
-    found = np.array([drawn(test, rng).judge(records).log10_p for _ in range(trials)])
-    for alpha in (1e-1, 1e-2, 1e-3):
-        assert kit.at_most(int((found <= math.log10(alpha)).sum()), trials, alpha), alpha
-    assert found.min() < -1
-
-
-def test_power(tmp_path: Path) -> None:
-    """Five canaries of 100, each known a little: the published answer two deviations likelier. Found at 1e-3."""
-    rng, hits = np.random.default_rng(1), 0
-    test = kit.canaries(kit.write_lines(tmp_path / "c.jsonl", [opened(i, 0, 100) for i in range(5)]))
-    for _ in range(100):
-        records = []
-        for i in range(5):
-            values = rng.normal(-3, 1, 100)
-            values[0] += 2
-            records.append(kit.record("canaries", f"can_{i}", {"logprobs": [[float(v), 1] for v in values]}))
-        hits += test.judge(records).log10_p <= -3
-    assert hits >= 80
