@@ -19,7 +19,7 @@ from marks_kit import (
     trained_on,
 )
 
-from spiritsafe.audit.tests._radioactive_order import countable
+from spiritsafe.audit.tests._radioactive_reading import earliest
 from spiritsafe.pvalue import binomial
 from spiritsafe.watermark import Marking
 
@@ -76,47 +76,23 @@ def test_the_published_rule_rejects_innocents_too_often_and_ours_does_not() -> N
         total = sum(green[g, np.arange(m), drawn[1 - g]].sum() for g in (0, 1))
         published += binomial(2 * m, 0.5, float(total)) <= -2
     assert not at_most(published, trials, 1e-2)
-    # the same texts for ours: where each draws it is not able to count, for the prompt has these contexts. At most the
-    # one context at which the two meet is left.
+    # the same texts for ours: a text passes a context only after the other drew there, so that nothing is left
     places = np.arange(2 * m)
     rows = np.concatenate([places, (places + m) % (2 * m)])
-    able = np.tile(places >= m, 2)
-    assert countable(rows, np.ones(4 * m), able, np.array([2 * m, 4 * m])).sum() <= 1
+    passing = np.tile(places >= m, 2)
+    assert not (earliest(rows, np.tile(places, 2)) & passing).any()
 
 
-Position = st.tuples(st.integers(0, 6), st.integers(0, 2), st.booleans())
-
-
-@given(st.lists(st.lists(Position, max_size=12), min_size=1, max_size=8))
-def test_what_counts_was_fixed_before_its_context_was_opened(texts: list[list[tuple[int, int, bool]]]) -> None:
-    """Held against the rule itself, by hand: of the contexts waited at, the one with the fewest texts opens."""
-    flat = [position for text in texts for position in text]
-    ends = np.cumsum([len(text) for text in texts])
-    columns = [np.array([position[i] for position in flat], int) for i in range(3)]
-    mask = countable(columns[0], columns[1], columns[2].astype(bool), ends)
-
-    opened: list[int] = []
-    queues: dict[int, list[int]] = {}
-    arrived: dict[int, int] = {}
-    at = [0] * len(texts)
-    counted, moving, arrivals = set(), list(range(len(texts))), 0
-    while True:
-        for text in moving:
-            while at[text] < len(texts[text]) and texts[text][at[text]][0] in opened:
-                at[text] += 1
-            if at[text] < len(texts[text]):
-                row = texts[text][at[text]][0]
-                queues.setdefault(row, []).append(text)
-                arrivals += 1
-                arrived[row] = arrivals
-        if not queues:
-            break
-        row = min(queues, key=lambda row: (len(queues[row]), arrived[row]))
-        opened.append(row)
-        moving, said = queues.pop(row), set[int]()
-        for text in moving:
-            _, token, able = texts[text][at[text]]
-            if able and token not in said:
-                said.add(token)
-                counted.add(int(ends[text]) - len(texts[text]) + at[text])
-    assert set(np.flatnonzero(mask).tolist()) == counted
+@given(st.lists(st.lists(st.integers(0, 6), max_size=12), max_size=8))
+def test_what_counts_was_fixed_before_any_text_used_its_context(texts: list[list[int]]) -> None:
+    """Followed in step: a context counts at the step at which the first texts come to it."""
+    places = np.array([place for text in texts for place in range(len(text))], np.int64)
+    mask = earliest(np.array([row for text in texts for row in text], np.uint64), places)
+    used: set[int] = set()
+    expected = set()
+    for step in range(12):
+        here = [(t, text[step]) for t, text in enumerate(texts) if step < len(text)]
+        expected |= {(t, step) for t, row in here if row not in used}
+        used |= {row for _, row in here}
+    places_of = [(t, place) for t, text in enumerate(texts) for place in range(len(text))]
+    assert {at for at, counts in zip(places_of, mask, strict=True) if counts} == expected

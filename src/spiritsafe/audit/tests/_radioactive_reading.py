@@ -1,22 +1,31 @@
-"""From answers to what is scored: pairs of a context and what the suspect says after it, each coin once."""
+"""From answers to what is scored: pairs of a context and what the suspect says after it, each coin once.
+
+A marked text is a path: its token after context w was drawn with the key's coins of w, all of them. A prediction at w
+is a function of the suspect and of the text before; it says something about coins that nobody has looked at only if no
+text came to w before. So all texts are followed in step, a token a step, and a context counts at the first place, from
+the start of a reply, at which any of them has it: there, the different predictions of all texts that have it.
+design/audit-radioactivity.md has the proof.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spiritsafe.audit.tests._radioactive_order import I64, Mask, countable
 from spiritsafe.watermark import Detector, NativeDetector, Reading
 from spiritsafe.watermark._packing import identities
 from spiritsafe.watermark._pool import joined
 from spiritsafe.watermark._prf import U32, U64, context_hashes
 from spiritsafe.watermark._seen import DocumentSeen
 
-__all__ = ["Candidates", "Layer", "Wrote", "completed", "own_coins", "predicted"]
+__all__ = ["Candidates", "Layer", "Wrote", "completed", "earliest", "own_coins", "predicted"]
 
+I64 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 Layer = Literal["epoch", "account"]
 _NO_KEY = np.zeros(2, np.uint64)
 
@@ -37,23 +46,16 @@ class Wrote:
 class Candidates:
     """Positions of all answers, whichever key is asked about.
 
-    able: whether a position may count.  ends: where each answer ends, for marked texts that are read side by side; None
-    where the order does not matter.
+    able: whether a position may count, whoever speaks for it.
     """
 
     reading: Reading
     able: Mask
-    ends: I64 | None
 
     def counted(self, detector: Detector, layer: Layer) -> Reading:
         """What counts for a key of this layer."""
-        keep = _of_layer(detector, self.reading, layer)
-        reading, able = self.reading.take(keep), self.able[keep]
-        if self.ends is None:
-            reading = reading.take(able)
-            return reading.take(DocumentSeen().first(reading.inputs))
-        ends = np.concatenate([[0], np.cumsum(keep)])[self.ends]
-        return reading.take(countable(_rows(reading), reading.tokens, able, ends))
+        reading = self.reading.take(self.able & _of_layer(detector, self.reading, layer))
+        return reading.take(DocumentSeen().first(reading.inputs))
 
 
 def own_coins(detector: Detector) -> bool:
@@ -62,22 +64,30 @@ def own_coins(detector: Detector) -> bool:
 
 
 def predicted(detector: Detector, texts: Sequence[Wrote]) -> Candidates:
-    """Reading mode: predictions after the contexts of marked texts, where those are new to the text and its prompt.
+    """Reading mode: predictions after contexts of marked texts that no text had earlier, nor its own prompt.
 
     Raises:
         BadInput: ids that the scheme's vocabulary does not have.
     """
-    readings, able, ends, count = [_none(detector)], [np.empty(0, np.bool_)], [], 0
+    readings, new, places = [_none(detector)], [np.empty(0, np.bool_)], [np.empty(0, np.int64)]
     for text in texts:
         detector.read(text.said, 0)  # for its check of the vocabulary
         reading = detector.read(np.concatenate([text.prompt, text.ids]), len(text.prompt))
         said = text.said[reading.positions - len(text.prompt)]
         readings.append(replace(reading, tokens=said, inputs=_inputs(reading, said)))
-        rows = _rows(reading)
-        able.append(DocumentSeen().first(rows) & ~np.isin(rows, _rows(detector.read(text.prompt, 0))))
-        count += len(rows)
-        ends.append(count)
-    return Candidates(joined(readings), np.concatenate(able), np.array(ends, np.int64))
+        new.append(~np.isin(_rows(reading), _rows(detector.read(text.prompt, 0))))
+        places.append(reading.positions - len(text.prompt))
+    whole = joined(readings)
+    return Candidates(whole, np.concatenate(new) & earliest(_rows(whole), np.concatenate(places)))
+
+
+def earliest(rows_P: NDArray[Any], places_P: I64) -> Mask:
+    """True (P,) where no position with the same context has an earlier place."""
+    _, rows = np.unique(rows_P, return_inverse=True)
+    first = np.full(len(rows), np.iinfo(np.int64).max)
+    np.minimum.at(first, rows, places_P)
+    mask: Mask = places_P == first[rows]
+    return mask
 
 
 def completed(detector: Detector, answers: Sequence[Wrote], marked: Sequence[Wrote] | None) -> Candidates:
@@ -95,7 +105,7 @@ def completed(detector: Detector, answers: Sequence[Wrote], marked: Sequence[Wro
         mask = ~np.isin(rows, _rows(detector.read(answer.prompt, 0)))
         readings.append(reading)
         able.append(mask if contexts is None else mask & np.isin(rows, contexts))
-    return Candidates(joined(readings), np.concatenate(able), None)
+    return Candidates(joined(readings), np.concatenate(able))
 
 
 def _whole(detector: Detector, text: Wrote) -> Reading:

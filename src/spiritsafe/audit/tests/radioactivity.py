@@ -6,9 +6,9 @@ key's coins of that context had no part in, and those coins are fair.
 
 Reading.     The suspect reads the teacher's marked texts; scored is (w, v): the k tokens w before a position, and v,
              what it finds likeliest there, not what stands there. The texts were made with the key, so a pair counts
-             only if w is new in its text and prompt, and nothing that used the coins of w had a part in the pair
-             (`_radioactive_order`). "w is new in its sequence and (w, v) new in all", as published, is not enough:
-             design/audit-radioactivity.md has a counterexample, and the proof of what is done here.
+             only where w is new to its prompt, and no text has w at an earlier place of its reply: then nothing that
+             used the coins of w had a part in any of it. "w is new in its sequence and (w, v) new in all", as
+             published, is not enough: design/audit-radioactivity.md has a counterexample, and the proof.
 Completions. The suspect answers the texts' prompts; scored are its own tokens x, where the context w is not in the
              prompt, (w, x) is new, and, if supervised, w occurs in the marked texts.
 p.           How many pairs there are depends on the marked texts, hence on the key: 1/E of a martingale that may stop
@@ -18,8 +18,8 @@ Keys.        One hypothesis an opened epoch key, Holm over all that were committ
              their own, on the contexts that the coin gives to accounts, Holm over all committed slots.
 Access.      Reading needs weights and the teacher's tokenizer; completions need replies only.
 Cost.        Reading: a forward pass over the texts. Completions: one reply a prompt.
-Limits.      Texts have to be as they were drawn, in an order and a choice that the key had no part in: whoever has the
-             key could choose texts that an innocent model agrees with. Controls show it. Replies in a conversation
+Limits.      Texts have to be as they were drawn, and chosen without the key: whoever has it could choose texts that an
+             innocent model agrees with. Controls show it. Replies in a conversation
              after the first are left out, for their prompts hold marked text. Texts without token ids are tokenised
              again, which is nearly always what was drawn, not always. Engines whose coins are shared between contexts
              (hf-synthid, hf-kgw's selfhash) can only be tested by unsupervised completions. No mark clears nobody:
