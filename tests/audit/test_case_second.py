@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from spiritsafe import pvalue
 from spiritsafe.audit._case import VERIFIER
 from spiritsafe.audit.tests._radioactive_law import stopped_log10_e
-from spiritsafe.audit.tests._radioactive_order import countable
+from spiritsafe.audit.tests._radioactive_reading import Wrote, predicted
 from spiritsafe.audit.tests._resemblance import resemblance
 from spiritsafe.watermark import Marking, NativeDetector, scheme_for
 from spiritsafe.watermark._prf import key_words, values
@@ -119,16 +119,25 @@ def test_tails_and_e_values_of_sums(numbers: Any, n: int, z: float, scheme: str)
 @settings(max_examples=100, deadline=None)
 @given(
     texts=st.lists(
-        st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.booleans()), max_size=12), min_size=1, max_size=6
-    )
-)
-def test_which_predictions_count(numbers: Any, texts: list[list[tuple[int, int, bool]]]) -> None:
-    flat = [one for text in texts for one in text]
-    ends = np.cumsum([len(text) for text in texts])
-    rows, tokens, able = (np.array([one[i] for one in flat]) for i in range(3))
-    mask = countable(rows.astype(np.int64), tokens.astype(np.int64), able.astype(bool), ends)
-    expected = [one[:2] for one, keep in zip(flat, mask, strict=True) if keep]
-    assert sorted(numbers.countable(texts)) == sorted(expected)
+        st.tuples(*(st.lists(st.integers(0, 3), min_size=low, max_size=high) for low, high in ((1, 4), (1, 12)))),
+        min_size=1, max_size=6,
+    ),
+    k=st.integers(1, 3),
+)  # fmt: skip
+def test_which_predictions_count(numbers: Any, texts: list[tuple[list[int], list[int]]], k: int) -> None:
+    draws = random.Random(str(texts))
+    said = [[draws.randrange(3) for _ in ids] for _, ids in texts]
+    wrote = [
+        Wrote(*(np.array(one, np.uint32) for one in (*text, guess))) for text, guess in zip(texts, said, strict=True)
+    ]
+    detector = NativeDetector.of_keys(Marking(context_width=k, account_share=0), [("e", bytes(16), bytes(16))])
+    reading = predicted(detector, wrote).counted(detector, "epoch")
+    expected = [
+        (tuple(window), token) for window, token in zip(reading.windows.tolist(), reading.tokens.tolist(), strict=True)
+    ]
+    asked = {str(i): {"ids": [*text[0], *text[1]], "first": len(text[0])} for i, text in enumerate(texts)}
+    answers = {str(i): {"argmax": guess} for i, guess in enumerate(said)}
+    assert numbers.read_marks({"mode": "reading", "supervised": True}, k, asked, answers) == expected
 
 
 @given(n=st.integers(1, 400), data=st.data())

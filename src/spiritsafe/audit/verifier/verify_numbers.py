@@ -7,8 +7,8 @@ on coins, draw or key agrees with them by chance alone, and how often chance doe
 # fmt: off
 # mypy: ignore-errors
 # ruff: noqa: B023, I001
-import heapq, hmac, json, math  # noqa: E401
-from collections import Counter, defaultdict
+import hmac, json, math  # noqa: E401
+from collections import Counter
 from fractions import Fraction
 from functools import cache, reduce
 from operator import add
@@ -114,54 +114,29 @@ def mark_p(scheme, mark, n, total, fixed):
     tilts = [{"kgw": 4.0, "synthid": 1.0}.get(scheme, 0.875) * 2 ** (-j / 2) for j in range(16)]
     return min(0.0, -log10_sum([x * total - n * growth(x) - math.log(16) for x in tilts]))
 
-def countable(texts):
-    """Predictions in marked texts, read side by side, after contexts that no text had used: (context, token, may)."""
-    at, opened, queues, heap, kept = [0] * len(texts), set(), defaultdict(list), [], []
-    moving, arrivals = range(len(texts)), 0
-    while True:
-        for text in moving:  # on to its next context that is not open yet
-            while at[text] < len(texts[text]) and texts[text][at[text]][0] in opened:
-                at[text] += 1
-            if at[text] < len(texts[text]):
-                queue, arrivals = queues[texts[text][at[text]][0]], arrivals + 1
-                queue.append(text)
-                heapq.heappush(heap, (len(queue), arrivals, texts[text][at[text]][0]))
-        while heap:
-            size, _, context = heapq.heappop(heap)
-            if context not in opened and len(queues[context]) == size:
-                break
-        else:
-            return kept
-        opened.add(context)
-        moving = queues[context]  # whoever waits here; each different prediction counts once
-        kept += dict.fromkeys((context, texts[text][at[text]][1]) for text in moving if texts[text][at[text]][2])
-
 def read_marks(test, k, asked, answers):
-    """Of each answered text: (context of k tokens, token, whether it may count). asked, answers: by question."""
-    reading, texts, known = test["mode"] == "reading", [], set()
+    """(context of k tokens, token) of all answers, as far as they count, each once. asked, answers: by question."""
+    reading, found, known, earliest = test["mode"] == "reading", [], set(), {}
     def places(ids, start):
         return [(tuple(ids[t - k:t]), ids[t]) for t in range(max(start, k), len(ids))]
     for one in asked.values() if test["supervised"] and not reading else ():
         known |= {context for context, _ in places(one["prompt_ids"] + one["marked_ids"], len(one["prompt_ids"]))}
-    for item in sorted(answers, key=int):
+    for item in sorted((item for item, got in answers.items() if got is not None), key=int):
         one, got = asked[item], answers[item]
-        if got is None:
-            continue
         first = one["first"] if reading else len(one["prompt_ids"])
         ids, said = (one["ids"], got["argmax"]) if reading else (one["prompt_ids"] + got["ids"], got["ids"])
-        used = {context for context, _ in places(ids[:first], 0)}
-        text = []
-        for place, (context, _) in enumerate(places(ids, first), max(first, k)):
-            may = context not in used and (reading or not test["supervised"] or context in known)
-            text.append((context, said[place - first], may))
-            used |= {context} if reading else set()
-        texts.append(text)
-    return texts
+        prompt = {context for context, _ in places(ids[:first], 0)}
+        for place, (context, _) in enumerate(places(ids, first), max(first, k) - first):
+            earliest[context] = min(place, earliest.get(context, place))
+            if context not in prompt and (reading or not test["supervised"] or context in known):
+                found.append((context, said[place], place))
+    # a prediction counts where no marked text had come to its context before: nothing that used its coins led there
+    return list(dict.fromkeys(one[:2] for one in found if not reading or one[2] == earliest[one[0]]))
 
 def marks(test, leaves, asked, answers, decoys):
     """(name of the layer, n, log10 p, rank or None) for each opened key, epochs first."""
     mark = {"context_width": 2, "account_share": 0.5, "gamma": 0.25, "depth": 30} | (test["marking"] or {})
-    texts = read_marks(test, mark["context_width"], asked, answers)
+    every = read_marks(test, mark["context_width"], asked, answers)
     opened = [leaf for leaf in leaves if leaf["purpose"] == "coin"]
     coins = {(leaf["epoch"], leaf["scheme"]): bytes.fromhex(leaf["key"]) for leaf in opened}
     @cache
@@ -170,9 +145,7 @@ def marks(test, leaves, asked, answers, decoys):
     for layer in ("epoch", "account"):
         for leaf in (leaf for leaf in leaves if leaf["purpose"] == layer):
             scheme, coin = leaf["scheme"], coins.get((leaf["epoch"], leaf["scheme"]), bytes(16))
-            mine = [[one for one in text if accounts(coin, one[0]) == (layer == "account")] for text in texts]
-            once = dict.fromkeys(one[:2] for text in mine for one in text if one[2])
-            pairs = countable(mine) if test["mode"] == "reading" else list(once)
+            pairs = [pair for pair in every if accounts(coin, pair[0]) == (layer == "account")]
             def total(key):
                 return math.fsum(score(scheme, mark, value(key, *pair)) for pair in pairs)
             found, rank = total(bytes.fromhex(leaf["key"])), None
