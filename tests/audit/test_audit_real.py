@@ -106,7 +106,7 @@ def test_the_real_model_is_inconclusive_and_one_taught_what_was_released_is_not(
     assert said["finding"]["class"] == "inconclusive" and said["attempts"] == 1
     assert Path(said["case"]).name == "PLAN.case.zip" and Path(said["case"]).is_file()
 
-    teach(suspect.weights, lines, epochs=6)
+    teach(suspect.weights, lines, epochs=4)
     suspect.info = replace(suspect.info, revision="taught")
     frozen = freeze(files["taught"])
 
