@@ -228,6 +228,17 @@ def test_there_are_enough_kinds_of_tampering() -> None:
     assert len(TAMPERED) >= 40 and sum(second != "" for *_, second in TAMPERED.values()) >= 20
 
 
+def test_a_case_of_another_version_is_held_to_its_numbers(plain: kit.Made, tmp_path: Path) -> None:
+    files = plain.files()
+    files["results.json"] = kit.edit(
+        files["results.json"], put(code={"spiritsafe": "9", "sha256": "0"}, finding__statement="Otherwise said.")
+    )
+    found = plain.verify(kit.again(tmp_path / "a.zip", files))
+    assert found.ok and found.finding == plain.verify().finding and any("not words" in note for note in found.notes)
+    files["results.json"] = kit.edit(files["results.json"], put(tests__1__log10_p=-50.0))
+    assert failing(plain.verify(kit.again(tmp_path / "b.zip", files))) == {"recompute"}
+
+
 class TestKeys:
     def test_a_key_that_was_never_committed_to(self, marks: kit.Made, tmp_path: Path) -> None:
         """The likelier key of another key set, named in a plan that fits in every other way."""

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spiritsafe import __version__
 from spiritsafe.audit._anchors import unanchored
 from spiritsafe.audit._archive import read_json, write_archive
 from spiritsafe.audit._bom import bill_of_materials
+from spiritsafe.audit._frozen import code_hash
 from spiritsafe.audit._inputs import test_name as name_of
 from spiritsafe.audit._plan import CanariesConfig, RadioactivityConfig, TwinsConfig
 from spiritsafe.audit._results import RESULTS_FORMAT, Finding, finding, outcome_json
@@ -36,6 +38,7 @@ __all__ = [
     "Judged",
     "Renderer",
     "build_case",
+    "code_of",
     "commitments_of",
     "doubts_of",
     "judge",
@@ -76,7 +79,7 @@ class Judged:
     finding: Finding
 
     def to_dict(self) -> dict[str, Any]:
-        """results.json."""
+        """results.json, but for the code that judged."""
         return {
             "format": RESULTS_FORMAT,
             "tests": [outcome_json(one) for one in self.outcomes],
@@ -105,7 +108,7 @@ def build_case(frozen: Frozen, run: RunFolder, out: Path, render: Renderer | Non
         if run.control(name).is_file()
     }
     judged = judge(frozen, tests, records, controls, len(attempts))
-    results = judged.to_dict()
+    results = judged.to_dict() | {"code": code_of()}
     case = Case(frozen.document, frozen.hash, results, subject, attempts, _counts(tests, records))
     files: dict[str, bytes | Path] = {
         "plan.json": frozen.raw,
@@ -160,6 +163,11 @@ def judge(
         controls=innocent,
     )
     return Judged(outcomes, innocent, attempts, found)
+
+
+def code_of() -> dict[str, str]:
+    """Whose words a case's sentences are: another version may say the same in others."""
+    return {"spiritsafe": __version__, "sha256": code_hash()}
 
 
 def doubts_of(frozen: Frozen) -> list[str]:
