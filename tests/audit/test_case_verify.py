@@ -239,6 +239,14 @@ def test_a_case_of_another_version_is_held_to_its_numbers(plain: kit.Made, tmp_p
     assert failing(plain.verify(kit.again(tmp_path / "b.zip", files))) == {"recompute"}
 
 
+def test_hypotheses_worded_by_another_version_are_ours(plain: kit.Made, tmp_path: Path) -> None:
+    worded = put(nulls={"twins": "Otherwise.", "canaries": "Otherwise."}, code={"spiritsafe": "9", "sha256": "0"})
+    files = kit.replan(plain.files(), worded)
+    found = plain.verify(kit.again(tmp_path / "a.zip", files))
+    assert found.checks["plan"] == "pass" and any("as ours says" in note for note in found.notes)
+    assert "Otherwise" not in found.finding.statement
+
+
 class TestKeys:
     def test_a_key_that_was_never_committed_to(self, marks: kit.Made, tmp_path: Path) -> None:
         """The likelier key of another key set, named in a plan that fits in every other way."""

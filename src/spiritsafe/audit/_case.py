@@ -71,12 +71,13 @@ Renderer = Callable[[Case], str]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a run comes to.  controls: outcomes by control, of the tests that it took."""
+    """What a run comes to.  controls: outcomes by control, of the tests that it took.  nulls: by test, in words."""
 
     outcomes: tuple[Outcome, ...]
     controls: Mapping[str, tuple[Outcome, ...]]
     attempts: int
     finding: Finding
+    nulls: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """results.json, but for the code that judged."""
@@ -155,14 +156,15 @@ def judge(
     innocent = {
         name: tuple(test.judge(mine) for test in tests if (mine := _of(some, test))) for name, some in controls.items()
     }
+    nulls = {test.name: test.null for test in tests}
     found = finding(
         outcomes,
-        {test.name: test.null for test in tests},
+        nulls,
         frozen.plan.alpha,
         unanchored=doubts_of(frozen),
         controls=innocent,
     )
-    return Judged(outcomes, innocent, attempts, found)
+    return Judged(outcomes, innocent, attempts, found, nulls)
 
 
 def code_of() -> dict[str, str]:

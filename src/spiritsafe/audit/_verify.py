@@ -62,7 +62,6 @@ def verify_case(
     checks = {name: Check(name) for name in CHECKS}
     given = Given(signer, tsa)
     judged: Judged | None = None
-    nulls: Mapping[str, str] = {}
     alpha = 0.0
     with tempfile.TemporaryDirectory(prefix="spiritsafe-case-") as name:
         folder = Path(name).resolve()
@@ -76,12 +75,12 @@ def verify_case(
             with checks["signatures"].guarding(folder):
                 check_signatures(case, given, checks["signatures"])
             judged = _rest(case, given, checks, watch)
-            nulls, alpha = case.document["nulls"], case.document["plan"].get("alpha", 0.0)
+            alpha = case.document["plan"].get("alpha", 0.0)
     return CaseVerification(
         checks={name: check.state for name, check in checks.items()},
         reasons={name: tuple(check.failures or check.loose) for name, check in checks.items()},
         notes=tuple(note for check in checks.values() for note in check.notes),
-        finding=_found(checks, judged, nulls, alpha),
+        finding=_found(checks, judged, alpha),
     )
 
 
@@ -117,10 +116,10 @@ def _rest(case: Opened, given: Given, checks: Mapping[str, Check], watch: Progre
     return judged
 
 
-def _found(checks: Mapping[str, Check], judged: Judged | None, nulls: Mapping[str, str], alpha: float) -> Finding:
+def _found(checks: Mapping[str, Check], judged: Judged | None, alpha: float) -> Finding:
     failed = [name for name, check in checks.items() if check.failures]
     if failed or judged is None:
         what = ", ".join(name.replace("_", " ") for name in failed)
         return Finding("inconclusive", 0.0, "", 0, f"Nothing follows from this case: it fails the check of {what}.", ())
     loose = [line for check in checks.values() for line in check.loose]
-    return finding(judged.outcomes, nulls, alpha, unanchored=loose, controls=judged.controls)
+    return finding(judged.outcomes, judged.nulls, alpha, unanchored=loose, controls=judged.controls)
