@@ -121,11 +121,11 @@ def test_what_customers_got_is_what_the_export_says_was_released(evidence: Evide
 async def test_a_student_of_the_released_replies_is_found_and_its_twin_goes_the_other_way(
     evidence: Evidence, tmp_path: Path
 ) -> None:
-    guilty = student(evidence, tmp_path / "released", 15, sealed=False)
-    mirror = student(evidence, tmp_path / "sealed", 15, sealed=True)
-    for by in ("likelihood", "text"):
+    guilty = student(evidence, tmp_path / "released", 30, sealed=False)
+    mirror = student(evidence, tmp_path / "sealed", 30, sealed=True)
+    for by, level in (("likelihood", -6), ("text", -4)):
         outcome = await found(evidence, guilty, by)
-        assert outcome.log10_p <= -6, (by, outcome)
+        assert outcome.log10_p <= level, (by, outcome)
         assert outcome.most == "proof" and outcome.effect["ci95"][0] > 0.6
         outcome = await found(evidence, mirror, by)
         assert outcome.log10_p > -0.1 and outcome.effect["ci95"][1] < 0.4, (by, outcome)

@@ -61,7 +61,8 @@ def _mean(where: str, value: Any) -> float:
         if type(tokens) is int and tokens >= 0 and (total is None or type(total) in (int, float)):
             if total is None or tokens == 0:
                 return NEVER
-            if math.isfinite(mean := total / tokens):
+            mean = float(total / tokens)
+            if math.isfinite(mean):
                 return mean
     except (TypeError, ValueError, OverflowError):
         pass

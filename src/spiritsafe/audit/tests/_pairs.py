@@ -128,8 +128,9 @@ def _content(content: Any) -> str | None:
         return content or ""
     if not isinstance(content, Sequence):
         return None
-    texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+    said = [text for text in texts if isinstance(text, str)]
+    return "".join(said) if len(said) == len(content) else None
 
 
 def _text(reply: Any) -> str | None:
