@@ -7,7 +7,9 @@ import itertools
 import json
 import math
 import random
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -71,10 +73,22 @@ def test_it_says_what_it_does_not_check(tmp_path: Path) -> None:
 
 
 def test_without_a_case_it_says_how_to_use_it() -> None:
-    import subprocess
-
     done = subprocess.run([sys.executable, VERIFIER["verify_case.py"]], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "It does NOT check signatures or timestamps" in done.stderr
+
+
+def test_alone_it_takes_its_other_half_from_the_case_if_that_is_the_right_one(tmp_path: Path) -> None:
+    made = kit.coins(tmp_path, signed=False)
+    alone = tmp_path / "verify_case.py"
+    with zipfile.ZipFile(made.path) as case:
+        files = {name: case.read(name) for name in case.namelist()}
+    alone.write_bytes(files["verify_case.py"])
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+        for name, content in files.items():
+            other.writestr(name, content + (b"# other" if name == "verify_numbers.py" else b""))
+    for case_file, status, said in ((made.path, 0, "nothing wrong was found"), (tmp_path / "other.zip", 1, "WRONG")):
+        done = subprocess.run([sys.executable, alone, case_file], capture_output=True, text=True, check=False)
+        assert done.returncode == status and said in done.stdout + done.stderr, done.stdout + done.stderr
 
 
 def test_the_keyed_function_against_its_vectors(numbers: Any) -> None:

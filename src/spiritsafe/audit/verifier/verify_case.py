@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Check a case yourself:  python3 verify_case.py CASE.zip [--decoys]        Python 3.11 or later, nothing else.
 
-Standard library only, with verify_numbers.py beside it; no line is shared with the program that made the case. Redone:
+Standard library only; verify_numbers.py is taken from beside this file, else from the case, where its hash has to be
+the one below. No line is shared with the program that made the case. Redone:
   bytes    SHA-256 of every file, against manifest.json
   chain    each line of a transcript carries the hash of the line before it, the first one the hash of the plan
   plan     every planned question has its line, no other was asked, none again after it was answered
@@ -13,10 +14,17 @@ says. Exit status 0: nothing wrong was found.  1: something was.
 """
 # fmt: off
 # mypy: ignore-errors
-# ruff: noqa: I001, SIM905, UP017, B905
-import hashlib, hmac, json, math, sys, zipfile  # noqa: E401
+# ruff: noqa: E402, I001, SIM905, UP017, B905
+import hashlib, hmac, json, math, os, sys, zipfile  # noqa: E401
 from datetime import datetime, timezone
 
+NUMBERS = "4cac0c88ba7a2aea41059f7b69877733158146fb1238410d587e79808982b0a1"  # SHA-256 of verify_numbers.py
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
+if not os.path.exists(os.path.join(os.path.dirname(__file__), "verify_numbers.py")):
+    if hashlib.sha256(zipfile.ZipFile(sys.argv[1]).read("verify_numbers.py")).hexdigest() != NUMBERS:
+        sys.exit("WRONG: the verify_numbers.py in this case is not the one that belongs to this file")
+    sys.path.append(sys.argv[1])
 from verify_numbers import canaries_p, fields, marks, near, planned_texts, twins_p
 
 files, wrong, skipped = {}, [], []
@@ -274,8 +282,6 @@ def main(path, decoys):
     return finding
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
     try:
         found = main(sys.argv[1], "--decoys" in sys.argv[2:])
     except Exception as error:  # whatever a damaged file leads to
