@@ -12,6 +12,7 @@ the one below. No line is shared with the program that made the case. Redone:
 It does NOT check signatures or timestamps, nor that the model really gave these answers; what else it did not redo, it
 says. Exit status 0: nothing wrong was found.  1: something was.
 """
+
 # fmt: off
 # mypy: ignore-errors
 # ruff: noqa: E402, I001, SIM905, UP017, B905

@@ -4,6 +4,7 @@ Twins: given two replies, which one was released was a fair coin. Canaries: whic
 Marks: each pair of a context (k tokens) and a token has a value that only the key knows. A model that does not depend
 on coins, draw or key agrees with them by chance alone, and how often chance does as well is counted here.
 """
+
 # fmt: off
 # mypy: ignore-errors
 # ruff: noqa: B023, I001
