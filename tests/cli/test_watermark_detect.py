@@ -187,7 +187,8 @@ def test_the_best_of_many_documents_pays_for_all_of_them(
     assert "leak: marked." in out
     assert "corrected for 200 documents" in out
     assert "50 most significant of 200" in out
-    assert out.count(": marked.") == 1
+    # the corpus as one has a line of its own: the leak is a fortieth of it, so whether it shows depends on the key
+    assert sum(": marked." in line for line in out.splitlines() if not line.startswith("all 200 as one")) == 1
     _, out, _ = run(capsys, path, "--keys", desk / "keys.json", "--decoys", 0, "--json")
     found = json.loads(out)
     assert len(found["documents"]) == 200

@@ -9,7 +9,7 @@ import spiritsafe.report
 
 def test_the_exported_names() -> None:
     assert spiritsafe.evaluate.__all__ == ["EvaluateConfig", "evaluate"]
-    assert spiritsafe.report.__all__ == ["GUARD_ROWS", "GuardReport", "render_guard", "render_run"]
+    assert spiritsafe.report.__all__ == ["GUARD_ROWS", "GuardReport", "render_case", "render_guard", "render_run"]
     assert callable(spiritsafe.evaluate.evaluate)
 
 
