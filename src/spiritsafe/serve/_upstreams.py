@@ -82,9 +82,6 @@ class Upstreams:
             if state.config.health_path is not None:
                 self._tasks.append(asyncio.create_task(_keep_checking(state)))
 
-    def serves(self, model: str) -> bool:
-        return model in self._by_model
-
     def pick(self, model: str, tried: Collection[UpstreamState] = ()) -> UpstreamState | None:
         """The next upstream for a model: smooth weighted round robin among the healthy ones not `tried` yet.
 
