@@ -26,11 +26,10 @@ from spiritsafe.audit._archive import write_archive
 from spiritsafe.audit._case import Judged, build_case
 from spiritsafe.audit._freeze import Frozen, freeze
 from spiritsafe.audit._run import RunFolder, run_audit
-from spiritsafe.audit._transcript import canonical
 from spiritsafe.audit._tsa import timestamp
 from spiritsafe.audit._verify import CaseVerification, verify_case
 from spiritsafe.keys import commit_keys, load_keys, new_keys, open_leaf
-from spiritsafe.ledger import Event
+from spiritsafe.ledger import Event, canonical_json
 from spiritsafe.ledger._evidence import canary_commit, open_canary
 from spiritsafe.records import TeacherInfo
 from timestamps import Authority
@@ -162,7 +161,7 @@ def again(out: Path, files: Mapping[str, bytes], *, manifest: bool = True) -> Pa
             for name, raw in sorted(packed.items())
             if name not in outside
         }
-        packed["manifest.json"] = canonical({"format": "spiritsafe-case/1", "files": listed})
+        packed["manifest.json"] = canonical_json({"format": "spiritsafe-case/1", "files": listed})
     write_archive(out, packed)
     return out
 
@@ -171,7 +170,7 @@ def edit(raw: bytes, change: Callable[[Any], Any]) -> bytes:
     """Canonical JSON, changed in place or replaced by what `change` returns."""
     value = json.loads(raw)
     result = change(value)
-    return canonical(value if result is None else result)
+    return canonical_json(value if result is None else result)
 
 
 def chain(lines: list[dict[str, Any]], first: str) -> bytes:
@@ -179,8 +178,8 @@ def chain(lines: list[dict[str, Any]], first: str) -> bytes:
     prev, out = first, io.BytesIO()
     for number, line in enumerate(lines):
         entry = {key: value for key, value in line.items() if key != "hash"} | {"n": number, "prev": prev}
-        prev = hashlib.sha256(canonical(entry)).hexdigest()
-        out.write(canonical(entry | {"hash": prev}) + b"\n")
+        prev = hashlib.sha256(canonical_json(entry)).hexdigest()
+        out.write(canonical_json(entry | {"hash": prev}) + b"\n")
     return out.getvalue()
 
 
@@ -330,7 +329,7 @@ def refreeze(files: Files, name: str, raw: bytes) -> Files:
         plan = json.loads(json.dumps(plan).replace(old, new))
         plan["inputs"][new].update(sha256=digest, bytes=len(raw))
         inputs, leaves = plan["inputs"], plan["leaves"]
-        plan["decoy_seed"] = hashlib.sha256(canonical([inputs, leaves])).hexdigest()
+        plan["decoy_seed"] = hashlib.sha256(canonical_json([inputs, leaves])).hexdigest()
         return plan
 
     out = replan({(new if one == old else one): content for one, content in files.items()}, change)

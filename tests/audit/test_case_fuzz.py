@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spiritsafe.audit._transcript import canonical
+from spiritsafe.ledger import canonical_json
 
 ODD = [None, True, -1, 0, 1, 10**30, 1e308, -0.5, "", "x", "\u0000", "2026-01-01", "00" * 32, [], {}, [[]], {"a": 1}]
 
@@ -57,18 +57,18 @@ def test_one_value_changed_anywhere(cases: list[kit.Made], seed: int) -> None:
         lines = [json.loads(line) for line in files[name].splitlines()]
         lines = [altered(line, draws) if i == draws.randrange(len(lines)) else line for i, line in enumerate(lines)]
         if name.startswith("inputs/"):
-            raw = b"".join(canonical(line) + b"\n" for line in lines)
+            raw = b"".join(canonical_json(line) + b"\n" for line in lines)
             tampered = kit.refreeze(files, name.partition("-")[2], raw)
         elif all(isinstance(line, dict) for line in lines):
             tampered = kit.retell(files, lambda _: lines, name)
         else:
-            tampered = files | {name: b"".join(canonical(line) + b"\n" for line in lines)}
+            tampered = files | {name: b"".join(canonical_json(line) + b"\n" for line in lines)}
     elif name == "plan.json":
         tampered = kit.replan(files, lambda value: altered(value, draws))
     elif name.startswith("inputs/"):
-        tampered = kit.refreeze(files, name.partition("-")[2], canonical(altered(json.loads(files[name]), draws)))
+        tampered = kit.refreeze(files, name.partition("-")[2], canonical_json(altered(json.loads(files[name]), draws)))
     else:
-        tampered = files | {name: canonical(altered(json.loads(files[name]), draws))}
+        tampered = files | {name: canonical_json(altered(json.loads(files[name]), draws))}
     path = kit.again(made.path.with_name("fuzzed.zip"), tampered)
     found = made.verify(path)
     assert all("\n" not in line for lines in found.reasons.values() for line in lines)

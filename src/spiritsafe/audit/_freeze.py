@@ -17,13 +17,13 @@ from spiritsafe import __version__
 from spiritsafe.audit import _again
 from spiritsafe.audit._anchors import ledger_head
 from spiritsafe.audit._frozen import FORMAT, PLAN_PREDICATE, Frozen, code_hash, families_of, seed_of
-from spiritsafe.audit._inputs import Inputs, describe_commitment, describe_leaf, gather, test_name
+from spiritsafe.audit._inputs import Inputs, describe_commitment, describe_leaf, gather, name_of
 from spiritsafe.audit._plan import CanariesConfig, TwinsConfig
 from spiritsafe.audit._sign import IN_TOTO, load_signer, sign_dsse, statement
 from spiritsafe.audit._unpack import plan_from, read_document
 from spiritsafe.audit.tests import open_test
 from spiritsafe.errors import BadInput, Refused
-from spiritsafe.ledger._evidence import canonical_json
+from spiritsafe.ledger import canonical_json
 from spiritsafe.runs import atomic_write
 
 __all__ = ["Frozen", "freeze", "load_frozen", "plan_from"]
@@ -52,7 +52,7 @@ def freeze(plan_file: Path, *, again: bool = False) -> Frozen:
     here = _described(found, {})
     seed = found.plan.decoy_seed or seed_of(here["inputs"], here["leaves"])
     heads = {
-        test_name(test): ledger_head(found.files[test.ledger], test)
+        name_of(test): ledger_head(found.files[test.ledger], test)
         for test in found.plan.tests
         if isinstance(test, TwinsConfig | CanariesConfig) and test.ledger is not None
     }
@@ -67,7 +67,7 @@ def freeze(plan_file: Path, *, again: bool = False) -> Frozen:
     }
     draft = _frozen(plan_file, found, document, b"")
     document["nulls"] = {
-        test_name(test): open_test(test, draft.evidence(test_name(test))).null for test in found.plan.tests
+        name_of(test): open_test(test, draft.evidence(name_of(test))).null for test in found.plan.tests
     }
     raw = canonical_json(document)
     token = signature = None

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from spiritsafe.audit._evidence import Evidence
-from spiritsafe.audit._inputs import test_name as name_of
-from spiritsafe.audit._inputs import with_folders
+from spiritsafe.audit._inputs import name_of, with_folders
 from spiritsafe.audit._plan import AuditPlan
 from spiritsafe.keys import Commitment, Leaf
-from spiritsafe.ledger._evidence import canonical_json
+from spiritsafe.ledger import canonical_json
 from spiritsafe.runs import hash_path, hash_value
 from spiritsafe.teachers import TeacherConfig
 

@@ -19,10 +19,10 @@ from spiritsafe.audit._sign import load_signer, public_hex
 from spiritsafe.config import load_config
 from spiritsafe.errors import BadInput
 from spiritsafe.keys import Commitment, Leaf, load_commitment, load_leaf, verify_leaf
-from spiritsafe.ledger._evidence import canonical_json
+from spiritsafe.ledger import canonical_json
 from spiritsafe.runs import hash_path, hash_value
 
-__all__ = ["Inputs", "describe_commitment", "describe_leaf", "gather", "hold_leaves", "test_name", "with_folders"]
+__all__ = ["Inputs", "describe_commitment", "describe_leaf", "gather", "hold_leaves", "name_of", "with_folders"]
 
 _SHORT = 12  # hex digits of a hash in a name
 _LONGEST = 80
@@ -78,12 +78,9 @@ def gather(plan_file: Path) -> Inputs:
     return found.finish(tests)
 
 
-def test_name(test: TestConfig) -> str:
+def name_of(test: TestConfig) -> str:
     """How results call a test."""
     return test.name or test.kind
-
-
-test_name.__test__ = False  # type: ignore[attr-defined]  # not for pytest to collect
 
 
 def describe_leaf(leaf: Leaf) -> dict[str, Any]:
@@ -129,7 +126,7 @@ class _Gathering:
 
     def test(self, test: TestConfig) -> TestConfig:
         """The test with names in place of its paths."""
-        name, changed = test_name(test), dict[str, Any]()
+        name, changed = name_of(test), dict[str, Any]()
         for key, role in _FILES[test.kind].items():
             changed[key] = self._each(getattr(test, key), lambda path, role=role: self._file(path, role))
         for key in _WEIGHTS.get(test.kind, ()):

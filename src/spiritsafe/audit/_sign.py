@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiritsafe.errors import BadInput
-from spiritsafe.ledger._evidence import canonical_json
+from spiritsafe.ledger import canonical_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -18,21 +18,13 @@ from typing import Any
 
 from spiritsafe.audit._types import Record
 from spiritsafe.errors import BadInput, SpiritsafeError
+from spiritsafe.ledger import canonical_json
 
-__all__ = ["Chain", "Transcript", "canonical", "read_chain", "read_transcript"]
+__all__ = ["Chain", "Transcript", "read_chain", "read_transcript"]
 
 _LONGEST_LINE = 32 << 20
 _LINK = ("n", "prev", "hash")
 _FIELDS = frozenset(("test", "item", "ts", "attempt", "asked", "got", "error"))
-
-
-def canonical(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, ASCII.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 class Chain:
@@ -78,8 +70,8 @@ class Chain:
         lines, prev, n = [], self._prev, self._n
         for entry in entries:
             line: dict[str, Any] = {"n": n, "prev": prev, **entry}
-            prev, n = hashlib.sha256(canonical(line)).hexdigest(), n + 1
-            lines.append(canonical(line | {"hash": prev}) + b"\n")
+            prev, n = hashlib.sha256(canonical_json(line)).hexdigest(), n + 1
+            lines.append(canonical_json(line | {"hash": prev}) + b"\n")
         raw = b"".join(lines)
         end = os.fstat(self._fd).st_size
         try:
@@ -178,7 +170,7 @@ def _entries(path: Path, first_prev: str, size: int) -> Iterator[tuple[str, dict
                 raise BadInput(f"{where} is longer than {_LONGEST_LINE >> 20} MiB; this is no transcript")
             line = _line(raw[:-1], where)
             said = line.pop("hash", None)
-            if hashlib.sha256(canonical(line)).hexdigest() != said:
+            if hashlib.sha256(canonical_json(line)).hexdigest() != said:
                 raise BadInput(f"{where} does not have the hash it says; the file was changed")
             if line.pop("n", None) != n or line.pop("prev", None) != prev:
                 whose = "it belongs to another plan" if n == 0 else "lines are missing, added or out of order"
@@ -191,7 +183,7 @@ def _line(raw: bytes, where: str) -> dict[str, Any]:
     try:
         line = json.loads(raw)
         # Written in one way only, so no key twice, no NaN, nothing that two readers could read differently.
-        same = canonical(line) == raw
+        same = canonical_json(line) == raw
     except (ValueError, RecursionError):
         line, same = None, False
     if not same or not isinstance(line, dict):

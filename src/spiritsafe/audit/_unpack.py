@@ -11,13 +11,13 @@ from typing import Any
 
 from spiritsafe.audit._anchors import ledger_head
 from spiritsafe.audit._frozen import FORMAT, Frozen, families_of, seed_of
-from spiritsafe.audit._inputs import describe_commitment, describe_leaf, hold_leaves, test_name
+from spiritsafe.audit._inputs import describe_commitment, describe_leaf, hold_leaves, name_of
 from spiritsafe.audit._plan import AuditPlan, CanariesConfig, TwinsConfig
 from spiritsafe.config import parse_config
 from spiritsafe.errors import BadInput
 from spiritsafe.keys import Commitment, Leaf, load_commitment
 from spiritsafe.keys._file import read_limited
-from spiritsafe.ledger._evidence import canonical_json
+from spiritsafe.ledger import canonical_json
 from spiritsafe.runs import hash_path
 
 __all__ = ["plan_from", "read_document"]
@@ -54,7 +54,7 @@ def plan_from(document: Mapping[str, Any], folder_of_case: Path) -> Frozen:
     seed = plan.decoy_seed or seed_of(document["inputs"], document["leaves"])
     if document["decoy_seed"] != seed or not _HEX.fullmatch(seed):
         raise BadInput(f"{where}: its decoy seed is neither the plan's nor the hash of its inputs")
-    if set(document["nulls"]) != {test_name(test) for test in plan.tests}:
+    if set(document["nulls"]) != {name_of(test) for test in plan.tests}:
         raise BadInput(f"{where}: its null hypotheses are not those of its tests")
     raw = canonical_json(document)
     token, signature = folder_of_case / "plan.tsr", folder_of_case / "plan.sig.json"
@@ -117,12 +117,12 @@ def _commitments(said: Mapping[str, Any], inputs: Mapping[str, Path], plan: Audi
     """The commitments to keys; those that are ledgers are read too, and have to end and count as the plan says."""
     found = {}
     published = {
-        test_name(test): getattr(test, "commitment", None) or getattr(test, "ledger", None) for test in plan.tests
+        name_of(test): getattr(test, "commitment", None) or getattr(test, "ledger", None) for test in plan.tests
     }
     if {name for name, file in published.items() if file is not None} != set(said):
         raise BadInput("plan.json: its commitments are not those of its tests")
     for test in plan.tests:
-        name, file = test_name(test), published[test_name(test)]
+        name, file = name_of(test), published[name_of(test)]
         if file is None:
             continue
         claimed = said[name]

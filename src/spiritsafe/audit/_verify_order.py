@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from spiritsafe.audit._anchors import unanchored
-from spiritsafe.audit._inputs import test_name as name_of
+from spiritsafe.audit._inputs import name_of
 from spiritsafe.audit._plan import CanariesConfig, RadioactivityConfig, TwinsConfig
 from spiritsafe.audit._times import first_time, parse_time
 from spiritsafe.audit._types import Record

@@ -10,11 +10,11 @@ from spiritsafe.audit._anchors import ledger_head
 from spiritsafe.audit._archive import read_json
 from spiritsafe.audit._case import commitments_of, reveal_of
 from spiritsafe.audit._frozen import code_hash
-from spiritsafe.audit._inputs import test_name as name_of
+from spiritsafe.audit._inputs import name_of
 from spiritsafe.audit._plan import CanariesConfig, TwinsConfig
-from spiritsafe.audit._transcript import canonical
 from spiritsafe.audit._types import Item, Record, Test
 from spiritsafe.audit._verify_check import Check, Opened
+from spiritsafe.ledger import canonical_json
 
 if TYPE_CHECKING:
     from spiritsafe.audit._frozen import Frozen
@@ -72,7 +72,9 @@ def check_plan(
 
 class _Asked:
     def __init__(self, tests: Sequence[Test], items: Mapping[str, Sequence[Item]], attempts: int, check: Check) -> None:
-        self._asked = {(name, item.id): canonical(dict(item.asked)) for name, some in items.items() for item in some}
+        self._asked = {
+            (name, item.id): canonical_json(dict(item.asked)) for name, some in items.items() for item in some
+        }
         self._places = {test.name: place for place, test in enumerate(tests)}
         self._attempts, self._check = attempts, check
 
@@ -85,7 +87,7 @@ class _Asked:
             planned = self._asked.get(key)
             if planned is None:
                 check.failures.append(f"{line}: {record.test[:40]} {record.item[:60]!r} is not asked by the plan")
-            elif planned != canonical(dict(record.asked)):
+            elif planned != canonical_json(dict(record.asked)):
                 check.failures.append(f"{line}: {record.item[:60]!r} was asked otherwise than the plan says")
             elif key in answered:
                 check.failures.append(

@@ -1,7 +1,7 @@
 """The append-only hash chain: writer, crash journal, reader, verification."""
 
 from spiritsafe.ledger._checkpoints import Checkpoint, write_checkpoint
-from spiritsafe.ledger._evidence import verify_canary, verify_twin
+from spiritsafe.ledger._evidence import canonical_json, verify_canary, verify_twin
 from spiritsafe.ledger._export import export_ledger
 from spiritsafe.ledger._journal import Journal
 from spiritsafe.ledger._read import read_ledger
@@ -20,6 +20,7 @@ __all__ = [
     "LedgerRow",
     "Orphan",
     "Verification",
+    "canonical_json",
     "export_ledger",
     "forget_personal",
     "read_ledger",
