@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 import accounts_kit as kit
 from spiritsafe.errors import BadInput
-from spiritsafe.ledger import Ledger, verify_ledger
+from spiritsafe.ledger import MOST_VARIANTS, Ledger, verify_ledger
 from spiritsafe.ledger._evidence import canary_commit, open_canary, open_published, verify_canary
 from spiritsafe.pvalue import binomial
 from spiritsafe.serve import _canaries
 from spiritsafe.serve._canaries import Canaries, CanaryAnswer
-from spiritsafe.serve._canary_text import MOST_VARIANTS, invent
+from spiritsafe.serve._canary_text import invent
 from spiritsafe.state import Database, Unavailable
 from spiritsafe.wire import Ask, parse_ask
 

@@ -1,7 +1,7 @@
 """The append-only hash chain: writer, crash journal, reader, verification."""
 
 from spiritsafe.ledger._checkpoints import Checkpoint, write_checkpoint
-from spiritsafe.ledger._evidence import canonical_json, verify_canary, verify_twin
+from spiritsafe.ledger._evidence import MOST_VARIANTS, canonical_json, verify_canary, verify_twin
 from spiritsafe.ledger._export import export_ledger
 from spiritsafe.ledger._journal import Journal
 from spiritsafe.ledger._read import read_ledger
@@ -13,6 +13,7 @@ from spiritsafe.ledger._verify import verify_ledger
 from spiritsafe.ledger._writer import Ledger
 
 __all__ = [
+    "MOST_VARIANTS",
     "Checkpoint",
     "Event",
     "Journal",

@@ -21,6 +21,7 @@ from typing import Any
 
 __all__ = [
     "CANARY_FORMAT",
+    "MOST_VARIANTS",
     "TWIN_FORMAT",
     "canary_commit",
     "canonical_json",
@@ -33,6 +34,7 @@ __all__ = [
 
 TWIN_FORMAT = "spiritsafe-twin/1"
 CANARY_FORMAT = "spiritsafe-canary/1"
+MOST_VARIANTS = 10_000
 _SALT = re.compile(r"[0-9a-f]{64}")
 _MALFORMED = (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 

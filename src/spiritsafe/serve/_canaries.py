@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import orjson
 
 from spiritsafe.errors import BadInput
-from spiritsafe.ledger import Event
+from spiritsafe.ledger import MOST_VARIANTS, Event
 from spiritsafe.ledger._evidence import canary_commit, open_canary, open_published
 from spiritsafe.records import Usage
 from spiritsafe.serve._account_store import EventLog
-from spiritsafe.serve._canary_text import MOST_VARIANTS
 from spiritsafe.serve._numbers import next_number
 from spiritsafe.state import Database, Unavailable
 from spiritsafe.wire import answer, answer_choice

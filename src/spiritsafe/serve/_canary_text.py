@@ -7,10 +7,10 @@ import secrets
 from collections.abc import Sequence
 
 from spiritsafe.errors import BadInput
+from spiritsafe.ledger import MOST_VARIANTS
 
-__all__ = ["MOST_VARIANTS", "invent"]
+__all__ = ["invent"]
 
-MOST_VARIANTS = 10_000
 
 _ONSETS = ("b", "br", "d", "dr", "f", "g", "gr", "h", "k", "l", "m", "n", "p", "qu", "r", "s", "st", "t", "th", "v")
 _VOWELS = ("a", "e", "i", "o", "u", "ae", "ei", "ou")

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from spiritsafe.errors import BadInput
+from spiritsafe.ledger import MOST_VARIANTS
 from spiritsafe.ledger._check import ChainCheck
 from spiritsafe.ledger._verify_file import check_file
 from spiritsafe.progress import Silent
-from spiritsafe.serve._canary_text import MOST_VARIANTS
 
 __all__ = ["CanaryRow", "Committed", "Window", "opened_lines", "read_committed"]
 
