@@ -11,8 +11,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
+from spiritsafe.errors import BadInput
 from spiritsafe.serve._check import Finding
 from spiritsafe.serve._config import GuardConfig, Upstream
+from spiritsafe.serve._tls import trusting
 
 __all__ = ["check_terms_page", "check_upstreams"]
 
@@ -31,7 +33,7 @@ async def check_terms_page(config: GuardConfig) -> list[Finding]:
     """Whether the page that customers must accept can be read. An operator's network may not show it: a warning."""
     if config.terms is None:
         return []
-    status, _ = await _get(config.terms.url, {})
+    status, _ = await _get(config.terms.url, {}, trusting(None, "terms"))
     if isinstance(status, int) and status < 400:
         return [Finding("ok", "terms.url", f"version {config.terms.version} at {config.terms.url}")]
     said = f"answers {status}" if isinstance(status, int) else status
@@ -44,9 +46,13 @@ async def _upstream(upstream: Upstream) -> list[Finding]:
     key = os.environ.get(upstream.api_key_env or "", "")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     url = upstream.base_url.rstrip("/") + "/models"
-    status, body = await _get(url, headers)
+    try:
+        trusted = trusting(upstream.ca_file, where)
+    except BadInput as error:
+        return [*found, Finding("error", f"{where}.ca_file", str(error).removeprefix(f"{where}.ca_file: "))]
+    status, body = await _get(url, headers, trusted)
     if not isinstance(status, int):
-        trust = "renew its certificate, or name a private authority's file in SSL_CERT_FILE"
+        trust = "renew its certificate, or name its authority's in ca_file"
         do = trust if _TLS in status else "start that server, or correct base_url"
         return [*found, Finding("error", where, f"{url} {status}; {do}")]
     if status in (401, 403):
@@ -65,7 +71,7 @@ async def _upstream(upstream: Upstream) -> list[Finding]:
     else:
         found += _models(where, upstream, body)
     if upstream.health_path is not None:
-        found += await _health(where, upstream, headers)
+        found += await _health(where, upstream, headers, trusted)
     return found
 
 
@@ -80,10 +86,10 @@ def _models(where: str, upstream: Upstream, body: bytes) -> list[Finding]:
     return [Finding("ok", where, f"{upstream.base_url} lists {', '.join(upstream.models)}")]
 
 
-async def _health(where: str, upstream: Upstream, headers: dict[str, str]) -> list[Finding]:
+async def _health(where: str, upstream: Upstream, headers: dict[str, str], trusted: ssl.SSLContext) -> list[Finding]:
     parts = urlsplit(upstream.base_url)
     url = urlunsplit((parts.scheme, parts.netloc, "/" + (upstream.health_path or "").lstrip("/"), "", ""))
-    status, _ = await _get(url, headers)
+    status, _ = await _get(url, headers, trusted)
     if isinstance(status, int) and status < 400:
         return [Finding("ok", f"{where}.health_path", url)]
     said = f"answers {status}" if isinstance(status, int) else status
@@ -104,14 +110,13 @@ def _tokenizer(where: str, path: Path) -> list[Finding]:
     return []
 
 
-async def _get(url: str, headers: dict[str, str]) -> tuple[int | str, bytes]:
+async def _get(url: str, headers: dict[str, str], trusted: ssl.SSLContext) -> tuple[int | str, bytes]:
     """(status, body), or ("why there is none", b"")."""
     import aiohttp
 
     try:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        trusted = ssl.create_default_context()  # as the guard makes its own: aiohttp keeps the one of its import
-        connector = aiohttp.TCPConnector(ssl=trusted)
+        connector = aiohttp.TCPConnector(ssl=trusted)  # aiohttp's own is of the time of its import
         async with (
             aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
             session.get(url, headers=headers) as reply,

@@ -52,6 +52,7 @@ HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+(/\S*)?$")
 class Upstream(StrictModel):
     """A server that answers. Several may serve one model; `weight` shares the work among the healthy ones.
 
+    ca_file: authorities in PEM, believed in place of the system's; for one of your own.
     watermark: how the key id travels: this project's field, or vLLM's `vllm_xargs`.
     tokenizer: a tokenizer.json, or a folder that holds one, to count tokens where usage is absent.
     timeout_s: silence before giving up, at the first byte and between bytes.  total_s: for a whole reply.
@@ -65,6 +66,7 @@ class Upstream(StrictModel):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     base_url: HttpUrl
     api_key_env: str | None = None
+    ca_file: Path | None = None
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     price: Price
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
@@ -79,6 +81,12 @@ class Upstream(StrictModel):
     reasoning_open: bool = False
     watermark: Literal["spiritsafe", "vllm"] = "spiritsafe"
     context: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_tls(self) -> Upstream:
+        if self.ca_file is not None and not self.base_url.startswith("https://"):
+            raise ValueError("ca_file is for upstreams over https; correct base_url, or leave it out")
+        return self
 
 
 class PriceEntry(Price):

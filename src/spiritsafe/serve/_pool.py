@@ -21,14 +21,17 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Pool:
-    """Connections to one server."""
+    """Connections to one server.
 
-    def __init__(self, base_url: str, timeouts: Timeouts) -> None:
+    tls: whom to believe where the URL is https; the system's authorities unless given.
+    """
+
+    def __init__(self, base_url: str, timeouts: Timeouts, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(base_url)
         self._host = parts.hostname or ""
         secure = parts.scheme == "https"
         self._port = parts.port or (443 if secure else 80)
-        self._tls = ssl.create_default_context() if secure else None
+        self._tls = (tls or ssl.create_default_context()) if secure else None
         self._prefix = parts.path.rstrip("/").encode()
         self._host_header = parts.netloc.rpartition("@")[2].encode()
         self._timeouts = timeouts

@@ -12,6 +12,7 @@ from spiritsafe.errors import BadInput
 from spiritsafe.serve._config import GuardConfig, Upstream
 from spiritsafe.serve._connection import Timeouts, UpstreamFailure
 from spiritsafe.serve._pool import Headers, Pool
+from spiritsafe.serve._tls import trusting
 
 __all__ = ["UpstreamState", "Upstreams"]
 
@@ -24,7 +25,9 @@ class UpstreamState:
 
     def __init__(self, config: Upstream, clock: Callable[[], float]) -> None:
         self.config = config
-        self.pool = Pool(config.base_url, Timeouts(config.connect_s, config.timeout_s, config.total_s))
+        timeouts = Timeouts(config.connect_s, config.timeout_s, config.total_s)
+        tls = trusting(config.ca_file, f"upstreams.{config.name}") if config.ca_file is not None else None
+        self.pool = Pool(config.base_url, timeouts, tls)
         self.headers: Headers = _headers(config)
         self._clock = clock
         self._failures = 0
@@ -66,7 +69,7 @@ class Upstreams:
     """All upstreams of a guard.
 
     Raises:
-        BadInput: an API key's environment variable is not set.
+        BadInput: an API key's environment variable is not set, or a `ca_file` cannot be used.
     """
 
     def __init__(self, config: GuardConfig, clock: Callable[[], float] = time.monotonic) -> None:
