@@ -116,7 +116,9 @@ def replies(teacher: Teacher, run: Path, corpus: Corpus) -> list[Row]:
             marker = None
             if markers is not None:
                 marker = markers.marker(markers.key_id(), np.random.default_rng(at), temperature=1.0)
-            jobs.append(GenerateJob(teacher.prompt(prompt), Sampling(max_tokens=corpus.tokens, seed=at), marker))
+            jobs.append(
+                GenerateJob(teacher.prompt(prompt), Sampling(max_tokens=corpus.tokens, seed=at), processor=marker)
+            )
         for prompt, job, reply in zip(some, jobs, engine.generate(jobs), strict=True):
             row = {"prompt": prompt, "completion": reply.text, "tokens": reply.token_ids}
             rows.append(json.dumps(row | {"prompt_tokens": job.prompt_ids}))
