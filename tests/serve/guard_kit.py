@@ -100,7 +100,7 @@ def guarding(config: GuardConfig) -> Iterator[Running]:
     async def main() -> None:
         listeners = [bind(config.listen), bind(config.admin)]
         async with await Guard.open(config) as guard:
-            servers = [_server(GuardApp(guard)), _server(guard.admin_app())]
+            servers = [_server(app, config.drain) for app in (GuardApp(guard), guard.admin_app())]
             tasks = [
                 asyncio.create_task(server.serve(sockets=[listener]))
                 for server, listener in zip(servers, listeners, strict=True)

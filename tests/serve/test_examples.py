@@ -42,6 +42,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "canaries": (_config.CanariesConfig, set()),
     "ladder": (_config.LadderConfig, set()),
     "ledger": (_config.LedgerConfig, set()),
+    "drain": (_config.DrainConfig, set()),
     "logs": (_config.LogsConfig, set()),
     "otel": (_config.OtelConfig, set()),
     "webhooks": (_config.WebhookConfig, set()),

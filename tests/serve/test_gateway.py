@@ -363,7 +363,7 @@ def test_readiness_follows_the_drain(tmp_path: Path) -> None:
 
         guard.do(drain)
         status, body = _get(guard, "/readyz")
-        assert (status, body["because"]) == (503, ["it is shutting down"])
+        assert (status, body) == (503, {"status": "draining", "because": ["it is shutting down"]})
         assert _get(guard, "/healthz")[0] == 200
 
 

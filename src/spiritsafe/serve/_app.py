@@ -83,7 +83,8 @@ class GuardApp:
 
     async def _readyz(self, _: Scope, send: Send) -> None:
         missing = self._guard.not_ready()
-        body = {"status": "ready"} if not missing else {"status": "not ready", "because": missing}
+        status = "draining" if self._guard.draining else "not ready" if missing else "ready"
+        body = {"status": status} | ({"because": missing} if missing else {})
         await send_json(send, orjson.dumps(body), 503 if missing else 200)
 
     async def _metrics(self, scope: Scope, send: Send) -> None:

@@ -27,6 +27,7 @@ from spiritsafe.wire import REFUSED
 
 __all__ = [
     "STEPS",
+    "DrainConfig",
     "GuardConfig",
     "LadderConfig",
     "LimitSet",
@@ -181,6 +182,19 @@ class OtelConfig(StrictModel):
     headers_env: str | None = None
 
 
+class DrainConfig(StrictModel):
+    """How a guard stops. notice_s: how long it goes on taking requests while `/readyz` says that it will not, so that a
+    load balancer finds out.  replies_s: what replies under way get after that."""
+
+    notice_s: Annotated[int, Field(ge=0, le=3600)] = 0
+    replies_s: Annotated[int, Field(ge=1, le=3600)] = 30
+
+    @property
+    def longest_s(self) -> int:
+        """Notice and replies together."""
+        return self.notice_s + self.replies_s
+
+
 class CanariesConfig(StrictModel):
     """serve: answer a canary's prompt with its published variant; otherwise canaries are only planted by hand."""
 
@@ -208,6 +222,7 @@ class GuardConfig(StrictModel):
     webhooks: tuple[WebhookConfig, ...] = ()
     key_prefix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,12}$")] = "ss"
     max_body_mb: Annotated[float, Field(gt=0, le=256)] = 8.0
+    drain: DrainConfig = DrainConfig()
     logs: LogsConfig = LogsConfig()
     otel: OtelConfig | None = None
     trusted_proxies: tuple[str, ...] = ()

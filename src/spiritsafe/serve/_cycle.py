@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from spiritsafe.wire import ApiError
+
 __all__ = ["WHOLE", "Cycle"]
 
 WHOLE: Final = "spiritsafe.whole"
@@ -40,6 +42,17 @@ class Cycle(RequestResponseCycle):
             self._body(message.get("body", b""), message.get("more_body", False))
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
+
+    async def send_500_response(self) -> None:
+        """What is cut in a shutdown, before it was answered."""
+        body = ApiError(503, "the guard stopped before this was answered; try again", code="stopping").body()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        await self.send({"type": "http.response.start", "status": 503, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
     def _head_of(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         parts = [STATUS_LINE[status]]

@@ -180,6 +180,7 @@ class Guard:
     def drain(self) -> None:
         """Stop being ready, so that a load balancer sends no more; requests under way go on."""
         self.draining = True
+        self.logs.event("draining", notice_s=self.config.drain.notice_s, replies_s=self.config.drain.replies_s)
 
     def admin_app(self) -> ASGIApp:
         """The application of the admin port."""

@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -21,15 +21,16 @@ import uvicorn
 
 from spiritsafe.errors import BadInput, SpiritsafeError
 from spiritsafe.serve._app import GuardApp
-from spiritsafe.serve._config import GuardConfig
+from spiritsafe.serve._config import DrainConfig, GuardConfig
 from spiritsafe.serve._guard import METRICS_FOLDER, Guard
 from spiritsafe.serve._protocol import GuardProtocol
 
 __all__ = ["guard_app", "serve_guard"]
 
-_DRAIN_S = 30.0
 _BACKLOG = 2048
 _RESTART_S = 1.0
+_CLOSING_S = 5.0  # from the last reply to the end of a worker's process
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 OnReady = Callable[[str, str], object]
 
@@ -46,7 +47,7 @@ async def guard_app(config: GuardConfig) -> AsyncIterator[GuardApp]:
 
 
 def serve_guard(config: GuardConfig, *, workers: int = 1, on_ready: OnReady | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; replies under way get 30 s.
+    """Serve until SIGINT or SIGTERM, then stop as `config.drain` says; a second signal ends the notice.
 
     workers: processes that share the ports; more than one needs limits that they share.
     on_ready: called with the public and the admin base URL once requests are accepted.
@@ -71,14 +72,20 @@ def serve_guard(config: GuardConfig, *, workers: int = 1, on_ready: OnReady | No
 
 
 async def _serve_one(
-    config: GuardConfig, public: socket.socket, admin: socket.socket, on_ready: OnReady | None, worker: int = 0
+    config: GuardConfig,
+    public: socket.socket,
+    admin: socket.socket,
+    on_ready: OnReady | None,
+    *,
+    worker: int = 0,
+    stops: Sequence[signal.Signals] = _SIGNALS,
 ) -> None:
-    stop = asyncio.Event()
+    stop, at_once = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    for number in stops:
+        loop.add_signal_handler(number, lambda: (at_once if stop.is_set() else stop).set())
     async with await Guard.open(config, worker=worker) as guard:
-        servers = [_server(GuardApp(guard)), _server(guard.admin_app())]
+        servers = [_server(app, config.drain) for app in (GuardApp(guard), guard.admin_app())]
         running = [
             asyncio.create_task(server.serve(sockets=[listener]))
             for server, listener in zip(servers, (public, admin), strict=True)
@@ -88,16 +95,22 @@ async def _serve_one(
         _spare_the_collector()
         if on_ready:
             on_ready(url_of(public), url_of(admin))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        await _first(stop, running)
         guard.drain()
+        await _first(at_once, running, config.drain.notice_s)
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*running)
 
 
-def _server(app: Any) -> _QuietServer:
+async def _first(event: asyncio.Event, running: list[asyncio.Task[None]], timeout: float | None = None) -> None:
+    """Until the event, the end of a server, or `timeout` seconds."""
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait([waiting, *running], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+def _server(app: Any, drain: DrainConfig) -> _QuietServer:
     config = uvicorn.Config(
         app,
         http=GuardProtocol,
@@ -110,7 +123,7 @@ def _server(app: Any) -> _QuietServer:
         proxy_headers=False,  # whom to believe is the config's to say (`trusted_proxies`)
         backlog=_BACKLOG,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(_DRAIN_S),
+        timeout_graceful_shutdown=drain.replies_s,
     )
     return _QuietServer(config)
 
@@ -143,7 +156,7 @@ class _Supervisor:
         self._stopping = False
 
     def run(self, on_ready: OnReady | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, self._stop)
         with tempfile.TemporaryDirectory(prefix="spiritsafe-metrics-") as folder:
             os.environ[METRICS_FOLDER] = folder
@@ -170,7 +183,7 @@ class _Supervisor:
                 ready(url_of(self._public), url_of(self._admin))
                 ready = None
             time.sleep(0.05)
-        deadline = time.monotonic() + _DRAIN_S + 5
+        deadline = time.monotonic() + self._config.drain.longest_s + _CLOSING_S
         for process in self._workers.values():
             process.join(max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:
@@ -200,9 +213,13 @@ _UNUSABLE = 78  # EX_CONFIG: starting again would not help
 
 
 def _worker_main(config: GuardConfig, public: socket.socket, admin: socket.socket, worker: int, ready: Any) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends it to everyone; the supervisor passes on what counts
     try:
         with _uvloop() as runner:
-            runner.run(_serve_one(config, public, admin, lambda *_: ready.set(), worker))
+            work = _serve_one(config, public, admin, lambda *_: ready.set(), worker=worker, stops=(signal.SIGTERM,))
+            runner.run(work)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(_UNUSABLE)
