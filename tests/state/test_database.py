@@ -83,6 +83,18 @@ async def test_many_processes_may_migrate_at_once(database_url: str) -> None:
         await db.aclose()
 
 
+async def test_an_older_schema_is_brought_up_to_date_with_what_it_holds(database_url: str) -> None:
+    async with await Database.open(database_url) as db:  # back to the first version's
+        await db.execute("DROP TABLE second_replies")
+        await db.execute("UPDATE alembic_version SET version_num = '0001'")
+        await db.execute(ADD, "a", 7)
+    with pytest.raises(BadInput, match="older than this version"):
+        await Database.open(database_url, migrate=False)
+    async with await Database.open(database_url) as db:
+        assert await db.fetch("SELECT * FROM second_replies") == []
+        assert (await db.fetch("SELECT value FROM counters"))[0]["value"] == 7
+
+
 async def test_a_newer_schema_is_refused(database_url: str) -> None:
     async with await Database.open(database_url) as db:
         await db.execute("UPDATE alembic_version SET version_num = '9999'")

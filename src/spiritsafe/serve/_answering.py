@@ -14,7 +14,6 @@ from spiritsafe.serve._call import Call
 from spiritsafe.serve._canaries import CanaryAnswer
 from spiritsafe.serve._connection import UpstreamFailure
 from spiritsafe.serve._http import Send
-from spiritsafe.serve._limits import Granted
 from spiritsafe.serve._relay import filtered, read_whole, relay_stream, replay_stream, send_whole
 from spiritsafe.serve._replay import as_stream
 from spiritsafe.serve._twins import Choice
@@ -41,11 +40,9 @@ async def answer(call: Call, send: Send) -> None:
         await _send_canary(call, send, canary)
         return
     asyncio.get_running_loop().call_soon(call.draw_sketch)  # while the upstream works
-    if guard.ledger.healthy and guard.twins.wanted(ask, call.identity):
-        second = await guard.second_replies.reserve(call)
-        if second is not None:
-            await _answer_twice(call, send, second)
-            return
+    if guard.ledger.healthy and guard.twins.wanted(ask, call.identity) and await guard.second_replies.reserve(call):
+        await _answer_twice(call, send)
+        return
     upstream, reply = await ask_upstream(call, call.applied.body)
     if ask.stream:
         await relay_stream(call, upstream, reply, send)
@@ -64,7 +61,7 @@ async def _send_canary(call: Call, send: Send, canary: CanaryAnswer) -> None:
     await _send_made(call, send, canary.reply, Usage(said["prompt_tokens"], said["completion_tokens"]))
 
 
-async def _answer_twice(call: Call, send: Send, second: Granted) -> None:
+async def _answer_twice(call: Call, send: Send) -> None:
     """Ask for two replies, release one by a coin; the other is sealed, both committed to before either leaves."""
     guard = call.guard
     body = {name: value for name, value in call.applied.body.items() if name not in ("stream", "stream_options")}
@@ -72,7 +69,7 @@ async def _answer_twice(call: Call, send: Send, second: Granted) -> None:
     try:
         outcomes = await asyncio.gather(_one_of_two(call, body), _one_of_two(call, body), return_exceptions=True)
     finally:
-        await _settle_second(call, second, outcomes)
+        await _settle_second(call, outcomes)
     came = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     if not came:
         failed = outcomes[0]
@@ -99,10 +96,10 @@ async def _answer_twice(call: Call, send: Send, second: Granted) -> None:
     await _send_made(call, send, reply | {"id": _reply_id(call), "created": int(call.arrived)}, usage, choice)
 
 
-async def _settle_second(call: Call, second: Granted, outcomes: Sequence[Any]) -> None:
+async def _settle_second(call: Call, outcomes: Sequence[Any]) -> None:
     """The second reply is the operator's; where only one came, the customer's is that one."""
     came = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
-    await call.guard.second_replies.settle(call, second, came[1][1] if len(came) == 2 else None)
+    await call.guard.second_replies.settle(call, came[1][1] if len(came) == 2 else None)
 
 
 async def _one_of_two(call: Call, body: dict[str, Any]) -> tuple[dict[str, Any], Usage]:

@@ -138,7 +138,9 @@ class Guard:
             undone=lambda request_id: self.journal.forget([request_id]),
         )
         stack.push_async_callback(self.limiter.aclose)
-        self._lost = await settle_lost(lost, self.limiter)
+        self.second_replies = SecondReplies(config, self.db)
+        stack.push_async_callback(self.second_replies.aclose)
+        self._lost = await settle_lost(lost, self.limiter, self.second_replies)
         if lost:
             self.logs.event("recovered", requests=len(lost))
         self.webhooks, self.twins = Webhooks(self.db, config), Twins(self.db, config)
@@ -159,7 +161,6 @@ class Guard:
             dropped_lines=lambda: self.logs.dropped,
         )
         self.tell = Telling(self.metrics, self.logs, self.webhooks, self._background.start)
-        self.second_replies = SecondReplies(config, self.db)
         self.upstreams.start()
         self._background.every(_REFRESH_S, self._refresh)
         self._background.every(_HOUR_S, self._expire)
@@ -263,7 +264,8 @@ class Guard:
         await self.accounts.refresh()
         await self.canaries.refresh()
         if self._lost:
-            self._lost = await settle_lost(self._lost, self.limiter)
+            self._lost = await settle_lost(self._lost, self.limiter, self.second_replies)
+        await self.second_replies.write_owed()
         marks = self.config.watermark
         if marks is not None and (written := marks.keys.stat().st_mtime_ns) != self._keys_written:  # rotated
             self.keys, self._keys_written = await asyncio.to_thread(_watermark_keys, marks), written

@@ -11,6 +11,7 @@ from spiritsafe.ledger import Ledger, LedgerRow, Orphan, recover
 from spiritsafe.records import Usage
 from spiritsafe.serve._call import NOTHING, charge
 from spiritsafe.serve._limits import Limiter
+from spiritsafe.serve._second_replies import SecondReplies
 from spiritsafe.serve._types import Demand
 from spiritsafe.spend import Price
 from spiritsafe.state import Unavailable
@@ -40,9 +41,14 @@ async def write_lost(folder: Path, ledger: Ledger) -> list[Lost]:
     return lost
 
 
-async def settle_lost(lost: list[Lost], limiter: Limiter) -> list[Lost]:
-    """Give the reservations of lost requests back; those that could not be, as the limits' state is away."""
+async def settle_lost(lost: list[Lost], limiter: Limiter, second_replies: SecondReplies) -> list[Lost]:
+    """Give the reservations of lost requests back, customers' and operator's; those that could not be, as the limits'
+    state or the database is away."""
     left: list[Lost] = []
+    try:
+        await second_replies.give_back(row.request_id for _, row in lost)
+    except Unavailable:
+        return lost
     for orphan, row in lost:
         ticket = orphan.facts.get("ticket")
         try:
