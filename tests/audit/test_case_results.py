@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,16 @@ def test_what_is_missing_makes_a_lead_of_proof_and_says_why() -> None:
     assert "nothing outside the case" in found(-9, unanchored=["x"]).statement
     assert found(-9, unanchored=["x"]).grade == "lead"
     one = finding([outcome("a", -9, most="lead")], NULLS, ALPHA)
-    assert one.grade == "lead" and "can give no more" in one.statement
+    assert one.grade == "lead" and "because nothing was committed to beforehand" in one.statement
     accused = {"innocent": [outcome("a", -4)]}
     assert found(-9, controls=accused).grade == "lead" and "innocent" in found(-9, controls=accused).statement
     assert found(-9, controls={"innocent": [outcome("a", -1)]}).grade == "proof"
     assert found(-1, unanchored=["x"], controls=accused).grade == "inconclusive"
+
+
+def test_nothing_counted_is_nothing_tested() -> None:
+    said = finding([replace(outcome("a", 0.0), n_scored=0)], NULLS, ALPHA).statement
+    assert "was not put to the test" in said and "0.79" not in said
 
 
 @given(st.floats(-400, 0), st.integers(1, 10_000))
@@ -71,7 +77,7 @@ def test_the_sentence_states_null_p_and_effect_and_no_odds(log10_p: float, famil
     one = finding([outcome("a", log10_p, family=family)], NULLS, ALPHA)
     said = one.statement
     assert NULLS["a"].rstrip(".") in said and p_words(log10_p) in said and "0.79 (95 % interval 0.74 to 0.84" in said
-    assert said.endswith(".") and "\n" not in said and (family == 1) == ("committed to" not in said)
+    assert said.endswith(".") and "\n" not in said and (family == 1) == ("corrected for" not in said)
     assert not re.search(r"guilt|distilled|stolen|likely that|certain", said)
     assert ("rejected" in said) and (one.grade != "inconclusive" or "does not show that it is true" in said)
 

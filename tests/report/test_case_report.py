@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,37 +66,87 @@ def test_it_says_question_finding_effect_attempts_limits_and_how_to_check(tmp_pa
     assert made.results["finding"]["statement"] in page.text
     assert {"finding", "effect", "method", "tests", "subject", "controls", "course", "limits", "check"} <= set(page.ids)
     for said in ("Was it trained", "Seen: 0.783", "Expected if the hypothesis is true: 0.5", "3 canaries are not opened",
-                 "6.4 × 10⁻¹⁰", "1 in 1.5 thousand million", "not rejected", "It does not say how probable it is",
+                 "6.4 × 10⁻¹⁰", "at most 1 in 1.5 thousand million", "not rejected", "It does not say how probable it is",
                  "spiritsafe audit verify CASE.zip", "9 requests"):  # fmt: skip
         assert said in page.text, said
     course = page.section("course")
     assert re.search(r"Questions not asked</th><td>12<", course) and re.search(r"started</th><td>3<", course)
 
 
-@pytest.mark.parametrize("grade", ["proof", "lead", "inconclusive"])
-def test_no_page_gives_odds_of_guilt(tmp_path: Path, grade: str) -> None:
-    made = {
-        "proof": case(outcome()),
-        "lead": case(outcome(), unanchored=("x",)),
-        "inconclusive": case(outcome(-0.1)),
-    }[grade]
-    assert made.results["finding"]["class"] == grade
-    text = page_of(tmp_path, made).text.lower()
-    assert not re.search(r"guilt|\binnocent of\b|\d+ ?% (likely|sure|confiden)|certain(ly|ty)|was distilled", text)
-    assert "not the probability" in text or grade == "inconclusive"
-    assert ("does not clear" in text) == (grade == "inconclusive")
+# How a p-value must never be read: as the probability of a hypothesis, of guilt, of innocence, of chance as the cause.
+FORBIDDEN = re.compile(
+    r"guilt|\binnocent of\b|\d+ ?% (likely|sure|confiden|probab)|certain(ly|ty)|beyond (any |a )?reasonable doubt"
+    r"|(was|were|is|been) (copied|stolen|distilled)(?! \.| No statistical)|odds (of|that)|likelihood (of|that)"
+    r"|(?<!not the )(?<!Neither is the )probability (that|of) (the (model|suspect|hypothesis|result) (is|was)|it|chance|guilt|innocence)"
+    r"|chance that (the|it|this)|due to chance|proves that|proven|must have been|very likely|almost sure|confidence"
+    r"|only explanation|ruled? out|exonerat|acquit|convict"
+)
+
+
+def every_page() -> Iterator[tuple[str, str]]:
+    """(what it is, HTML) of a case of every kind and finding: controls that reject, nothing counted, plans tried before."""
+    for kind, words in KINDS.items():
+        names = list(words["effect"]) if isinstance(words["effect"], dict) else ["x"]
+        effect = {"name": names[0], "value": 0.9, "ci95": [0.8, 1.0], "under_null": 0.5}
+        keyed = "fixed" in words
+        for log10_p, unanchored, accused in ((-9.2, (), False), (-200.0, ("plan: x; do y",), True), (-0.1, (), False)):
+            one = outcome(log10_p, kind=kind, most="proof" if keyed and not accused else "lead", effect=effect)
+            innocent = {"innocent": [one]} if accused else {}
+            yield f"{kind} {log10_p}", render_case(case(one, unanchored=unanchored, controls=innocent))
+        yield f"{kind} nothing", render_case(case(outcome(0.0, kind=kind, n_scored=0, effect=effect)))
+
+
+def test_no_page_gives_odds_of_guilt(tmp_path: Path) -> None:
+    for what, source in every_page():
+        (tmp_path / "page.html").write_text(source, encoding="utf-8")
+        text = re.sub(r"\s+", " ", Page(tmp_path / "page.html").text)
+        # the one sentence that names the misreading in order to deny it
+        text = text.replace("It does not say how probable it is that the model was copied. No statistical test", "")
+        said = FORBIDDEN.search(text)
+        assert not said, (what, text[max(0, said.start() - 80) : said.end() + 40])
+        assert ("does not clear" in text) == ("-0.1" in what or "nothing" in what), what
+        assert ("not the probability that the hypothesis is true" in text) or "nothing" in what
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["The model was distilled from it.", "The probability that the model is a copy is 0.001.", "It is 99 % likely.",
+     "The chance that it is innocent", "This result is very likely no accident", "the odds that", "beyond reasonable doubt",
+     "the probability of innocence", "probability that the hypothesis is true is 3 %", "coincidence is ruled out"],
+)  # fmt: skip
+def test_the_forbidden_phrasings_are_found(said: str) -> None:
+    assert FORBIDDEN.search(said)
+
+
+def test_it_says_what_makes_it_a_lead_and_for_whom_it_is_proof(tmp_path: Path) -> None:
+    lead = page_of(
+        tmp_path, replace(case(outcome(), unanchored=("x",)), doubts=("twins: nobody knows when; stamp it",))
+    )
+    assert "doubts" in lead.ids and "twins: nobody knows when." in lead.text and "stamp it" not in lead.text
+    proof = page_of(tmp_path, replace(case(outcome()), doubts=()))
+    assert "It is proof only for those who have checked" in proof.text and "doubts" not in proof.ids
+
+
+def test_plans_tried_before_stand_beside_the_finding(tmp_path: Path) -> None:
+    said = page_of(tmp_path, case(outcome())).text
+    assert "1 earlier plan, under which audits were started 2 times" in said
+
+
+def test_nothing_counted_is_not_drawn(tmp_path: Path) -> None:
+    page = page_of(tmp_path, case(outcome(0.0, n_scored=0)))
+    assert "nothing came back that could be counted" in page.text and "Seen:" not in page.text
 
 
 def test_later_tests_count_only_while_those_before_rejected(tmp_path: Path) -> None:
     page = page_of(tmp_path, case(outcome(-0.1), outcome(-20.0, kind="canaries")))
-    assert "exploratory: a test before it did not reject, though its p is small" in page.text
+    assert "does not count: a test before it did not reject, though its p is small" in page.text
 
 
 def test_a_control_that_is_accused_is_shown(tmp_path: Path) -> None:
     made = case(outcome(), controls={"innocent": [outcome(-5.0)]})
     assert made.results["finding"]["class"] == "lead"
     page = page_of(tmp_path, made)
-    assert "the test accuses it, too" in page.text and "comes out the same way (innocent)" in page.text
+    assert "this innocent model, too" in page.text and "comes out the same way (innocent)" in page.text
 
 
 def test_what_comes_from_outside_is_escaped_and_nothing_is_loaded(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def unanchored(frozen: Frozen) -> list[str]:
         elif said["timestamp"] is None and "ledger_head" not in said:
             lines.append(f"{name}: the commitment has no timestamp; make one when you publish: audit timestamp FILE")
         elif said["timestamp"] is None:
-            lines.append(f"{name}: the ledger's own checkpoints are all that dates it; timestamp the export too")
+            lines.append(f"{name}: only the ledger itself says when it was written; timestamp its export too")
     return lines
 
 

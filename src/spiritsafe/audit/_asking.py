@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from spiritsafe.audit._transcript import Transcript
-from spiritsafe.audit._types import Item, Record, Suspect, Test
+from spiritsafe.audit._types import NOT_ASKED, Item, Record, Suspect, Test
 from spiritsafe.errors import BadInput, SpiritsafeError
 from spiritsafe.ledger import canonical_json
 from spiritsafe.spend import OverBudget
@@ -157,8 +157,8 @@ class Asker:
     def skip(self, test: Test, items: Iterable[Item], why: str) -> int:
         """Write down that items without a line were not asked, and why; returns how many."""
         left = [item for item in items if (test.name, item.id) not in self._last]
-        now = time.time()
-        self._write(test, [Record(test.name, i.id, now, self._attempt, i.asked, None, why) for i in left], 0)
+        now, said = time.time(), NOT_ASKED + why
+        self._write(test, [Record(test.name, i.id, now, self._attempt, i.asked, None, said) for i in left], 0)
         return len(left)
 
     def _write(self, test: Test, records: Sequence[Record], total: int) -> None:

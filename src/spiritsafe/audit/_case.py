@@ -22,7 +22,7 @@ from spiritsafe.audit._results import RESULTS_FORMAT, Finding, finding, outcome_
 from spiritsafe.audit._run_folder import RunFolder
 from spiritsafe.audit._sign import IN_TOTO, load_signer, sign_dsse, statement
 from spiritsafe.audit._transcript import read_chain, read_transcript
-from spiritsafe.audit._types import Outcome, Record, Test
+from spiritsafe.audit._types import NOT_ASKED, Outcome, Record, Test
 from spiritsafe.audit.tests import open_test
 from spiritsafe.errors import BadInput, Refused
 from spiritsafe.ledger import canonical_json
@@ -55,7 +55,8 @@ VERIFIER = {name: _SCRIPTS / name for name in ("verify_case.py", "verify_numbers
 class Case:
     """What a page about a case is made of, all of it plain JSON.
 
-    plan: the frozen plan.  counts: test → {"planned", "answered", "failed": items, "lines": of the transcript}.
+    plan: the frozen plan.  counts: test → {"planned", "answered", "failed": items, "lines": of the transcript}; what
+    was neither answered nor failed was not asked.  doubts: what nothing outside the case vouches for.
     """
 
     plan: Mapping[str, Any]
@@ -64,6 +65,7 @@ class Case:
     subject: Mapping[str, Any]
     attempts: Sequence[Mapping[str, Any]]
     counts: Mapping[str, Mapping[str, int]]
+    doubts: Sequence[str] = ()
 
 
 Renderer = Callable[[Case], str]
@@ -110,7 +112,7 @@ def build_case(frozen: Frozen, run: RunFolder, out: Path, render: Renderer | Non
     }
     judged = judge(frozen, tests, records, controls, len(attempts))
     results = judged.to_dict() | {"code": code_of()}
-    case = Case(frozen.document, frozen.hash, results, subject, attempts, _counts(tests, records))
+    case = Case(frozen.document, frozen.hash, results, subject, attempts, _counts(tests, records), doubts_of(frozen))
     files: dict[str, bytes | Path] = {
         "plan.json": frozen.raw,
         "commitments.json": canonical_json(commitments_of(frozen)),
@@ -215,10 +217,11 @@ def _counts(tests: Sequence[Test], records: Sequence[Record]) -> dict[str, dict[
         mine = _of(records, test)
         last = {record.item: record for record in mine}
         answered = sum(record.got is not None for record in last.values())
+        unasked = sum((record.error or "").startswith(NOT_ASKED) for record in last.values())
         counts[test.name] = {
             "planned": len(test.items()),
             "answered": answered,
-            "failed": len(last) - answered,
+            "failed": len(last) - answered - unasked,
             "lines": len(mine),
         }
     return counts

@@ -18,6 +18,7 @@ __all__ = ["RESULTS_FORMAT", "Finding", "Grade", "effect_words", "finding", "out
 
 RESULTS_FORMAT = "spiritsafe-results/1"
 Grade = Literal["proof", "lead", "inconclusive"]
+_KEYED = ("radioactivity", "twins", "canaries")
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -137,7 +138,8 @@ def _doubts(
     """Why a rejection is a lead and not proof."""
     because = []
     if primary.most != "proof":
-        because.append(f"a {primary.kind} test can give no more")
+        keyed = primary.kind in _KEYED
+        because.append("nothing was committed to beforehand" if keyed else f"a {primary.kind} test can give no more")
     reject = [
         name
         for name, found in controls.items()
@@ -152,19 +154,26 @@ def _doubts(
 
 def _statement(primary: Outcome, null: str, alpha: float, grade: Grade, because: Sequence[str]) -> str:
     hypothesis = null.strip().rstrip(".")
-    over = f", corrected for the {primary.family} that were committed to" if primary.family > 1 else ""
+    if primary.n_scored == 0 and grade == "inconclusive":
+        return (
+            f"The hypothesis “{hypothesis}” was not put to the test: nothing came back that could be counted. Nothing "
+            "follows for or against it."
+        )
+    over = f" (corrected for {primary.family:,} hypotheses fixed beforehand)" if primary.family > 1 else ""
     seen = f"seen was: {effect_words(primary.effect)}"
-    p = p_words(primary.log10_p)
+    found = (
+        f"If the hypothesis “{hypothesis}” were true, a result at least as strong as the one found would have a "
+        f"probability of at most {p_words(primary.log10_p)}{over}"
+    )
     if grade == "inconclusive":
         return (
-            f"The hypothesis “{hypothesis}” was not rejected: p is {p}{over}, above the level of {alpha:g} fixed "
-            f"beforehand, which does not show that it is true; {seen}."
+            f"{found}. That exceeds the level of {alpha:g} fixed beforehand, so the hypothesis is not rejected, which "
+            f"does not show that it is true; {seen}."
         )
-    limit = f"; this is a lead and not proof, because {' and '.join(because)}" if because else ""
+    limit = f"; this is a lead and not proof, because {', and because '.join(because)}" if because else ""
     return (
-        f"If the hypothesis “{hypothesis}” were true, a result at least as strong as the one found would have a "
-        f"probability of at most {p}{over}, below the level of {alpha:g} fixed beforehand, so the hypothesis is "
-        f"rejected; {seen}{limit}."
+        f"{found}. That does not exceed the level of {alpha:g} fixed beforehand, so the hypothesis is rejected; "
+        f"{seen}{limit}."
     )
 
 

@@ -99,7 +99,7 @@ class _Run:
             known = {}
             for name in plan.controls:
                 known[name] = await self._ask_control(name, tests, items, budget)
-            notes = (*frozen.notes, *([str(over)] if over else ()))
+            notes = (*frozen.notes, *([_ran_out(over)] if over else ()))
             changes = write_subject(
                 self.folder.subject, self.source, plan.subject, suspect,
                 controls=known, journal=self.journal, probes=self.probes, notes=notes,
@@ -132,11 +132,10 @@ class _Run:
             self.answered = asker.asked
         if asker.over is not None:
             if not asker.answered:
-                raise Refused(f"{asker.over}; nothing was answered within it: freeze a plan with a larger budget")
-            left = sum(
-                asker.skip(test, some, f"not asked: {asker.over}") for test, some in zip(tests, items, strict=True)
-            )
-            self.progress.say(f"note: {asker.over}; {left} items are recorded as not asked")
+                raise Refused(f"{_ran_out(asker.over)} before anything was answered; freeze one with a larger budget")
+            why = _ran_out(asker.over)
+            left = sum(asker.skip(test, some, why) for test, some in zip(tests, items, strict=True))
+            self.progress.say(f"note: {why}; {left} items are recorded as not asked")
         return asker.over
 
     async def _until_enough(self, asker: Asker, test: Test, items: list[Item]) -> list[Item]:
@@ -179,7 +178,7 @@ class _Run:
                 open_control, name, config, logprobs=wants, budget=budget, journal=self.journal
             )
         except OverBudget as refusal:
-            return {"model": config.model_id, "address": config.base_url, "skipped": [str(refusal)]}
+            return {"model": config.model_id, "address": config.base_url, "skipped": [_ran_out(refusal)]}
         skipped = []
         try:
             with Transcript.open(self.folder.control(name), self.frozen.hash) as transcript:
@@ -194,8 +193,8 @@ class _Run:
                         continue
                     await asker.run(test, items[index])
                     if asker.over is not None:
-                        asker.skip(test, items[index], f"not asked: {asker.over}")
-                        skipped.append(f"{test.name}: {asker.over}")
+                        asker.skip(test, items[index], _ran_out(asker.over))
+                        skipped.append(f"{test.name}: {_ran_out(asker.over)}")
         finally:
             await control.aclose()
         info = control.info
@@ -243,6 +242,11 @@ class _Run:
         if note and caps.usd is not None:
             note += f" of ${caps.usd:g}"
         self.progress.update(f"{who}{test.name}", done, total, note)
+
+
+def _ran_out(over: OverBudget) -> str:
+    """For the case: a frozen budget cannot be raised, as the refusal itself advises."""
+    return f"the plan's budget ran out ({_CAPS[over.cap]})"
 
 
 @contextlib.contextmanager

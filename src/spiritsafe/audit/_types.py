@@ -8,13 +8,16 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from spiritsafe.records import Prompt, Reply, Sampling, TeacherInfo
 
-__all__ = ["Access", "Class", "Hypothesis", "Item", "Outcome", "Record", "Suspect", "Test"]
+__all__ = ["NOT_ASKED", "Access", "Class", "Hypothesis", "Item", "Outcome", "Record", "Suspect", "Test"]
 
 Access = Literal["weights", "logprobs", "text"]
 """What a test needs of a suspect, the most first: whoever has weights can also give the rest."""
 
 Class = Literal["proof", "lead"]
 """The most a test can be, whatever its p-value: keyed evidence is proof, similarity is a lead."""
+
+NOT_ASKED = "not asked: "
+"""How the error of a `Record` begins where nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)

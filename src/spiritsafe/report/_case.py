@@ -12,8 +12,17 @@ from typing import Any
 
 from spiritsafe.audit._case import Case
 from spiritsafe.audit._results import p_words
-from spiritsafe.report._case_words import EFFECTS, GLOSSARY, HEADLINES, KINDS, LIMITS, one_in, plain_words
-from spiritsafe.report._format import MISSING, count, number, usd
+from spiritsafe.report._case_words import (
+    GLOSSARY,
+    HEADLINES,
+    KINDS,
+    LIMITS,
+    PROOF_FOR,
+    TRIED_BEFORE,
+    plain_words,
+    rarity,
+)
+from spiritsafe.report._format import MISSING, count, mapping, number, usd
 from spiritsafe.report._page import page
 
 __all__ = ["render_case"]
@@ -30,16 +39,20 @@ def case_view(case: Case) -> dict[str, Any]:
     finding, outcomes = results["finding"], results["tests"]
     alpha = plan["alpha"]
     kinds = list(dict.fromkeys(one["kind"] for one in outcomes))
+    grade = finding["class"]
     return {
         "name": plan["name"],
         "question": plan["question"],
         "statement_of": plan["statement"],
-        "grade": finding["class"],
-        "headline": HEADLINES[finding["class"]],
+        "grade": grade,
+        "headline": HEADLINES[grade],
         "statement": finding["statement"],
         "plain": plain_words(finding, outcomes[0], alpha),
+        "proof_for": PROOF_FOR if grade == "proof" else "",
+        "doubts": [line.partition(";")[0] for line in case.doubts] if grade == "lead" else [],
+        "tried_before": _tried_before(case),
         "facts": _facts(case),
-        "methods": [KINDS[kind] for kind in kinds],
+        "methods": [(KINDS[one["kind"]], _fixed(one)) for one in _first_of_each_kind(outcomes)],
         "effects": [found for one in outcomes if (found := _effect(one)) is not None],
         "tests": [_test(place, one, case, alpha) for place, one in enumerate(outcomes)],
         "hypotheses": _hypotheses(outcomes),
@@ -55,6 +68,23 @@ def case_view(case: Case) -> dict[str, Any]:
     }
 
 
+def _first_of_each_kind(outcomes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return list({one["kind"]: one for one in reversed(outcomes)}.values())[::-1]
+
+
+def _fixed(one: Mapping[str, Any]) -> str:
+    """Whether the secret was committed to; "" for tests without one."""
+    return str(KINDS[one["kind"]].get("fixed" if one["most"] == "proof" else "not_fixed", ""))
+
+
+def _tried_before(case: Case) -> str:
+    plans, starts = len(case.plan["superseded"]), case.plan["abandoned"]
+    if not plans:
+        return ""
+    said = "1 earlier plan" if plans == 1 else f"{count(plans)} earlier plans"
+    return TRIED_BEFORE.format(plans=said, starts="once" if starts == 1 else f"{count(starts)} times")
+
+
 def _facts(case: Case) -> list[tuple[str, str]]:
     subject, document = case.subject, case.plan
     access = {
@@ -63,13 +93,20 @@ def _facts(case: Case) -> list[tuple[str, str]]:
         "text": "its answers only, as anybody gets them",
     }
     where = subject.get("address") or subject.get("weights")
+    bases = [
+        subject.get("base"),
+        *(test.get("base") for test in document["plan"].get("tests", ()) if test["kind"] == "lineage"),
+    ]
+    base = next(
+        (str(one).rpartition("/")[2] if str(one).startswith("weights/") else str(one) for one in bases if one), ""
+    )
     times = [number(entry.get("ts")) for entry in case.attempts]
     begun = [time for time in times if time is not None]
     return [
         ("Model under test", str(subject.get("name"))),
         ("Where it was asked", f"{where or MISSING}{', as ' + str(subject['model']) if subject.get('model') else ''}"),
         ("Version, as far as it is known", str(subject.get("revision") or "not known")),
-        ("Declared to be made from", str(subject.get("base") or "nothing was declared")),
+        ("Declared to be made from", base or "nothing was declared"),
         ("What the test had of it", access.get(str(subject.get("access")), MISSING)),
         ("The plan was fixed", str(document["frozen_at"]).replace("T", " ").replace("Z", " UTC")),
         ("The first question was asked", _time(min(begun)) if begun else MISSING),
@@ -92,15 +129,15 @@ def _test(place: int, one: Mapping[str, Any], case: Case, alpha: float) -> dict[
     elif reached:
         outcome = "not rejected"
     else:
-        outcome = "exploratory: a test before it did not reject" + (", though its p is small" if rejected else "")
+        outcome = "does not count: a test before it did not reject" + (", though its p is small" if rejected else "")
     return {
         "name": name,
         "primary": place == 0,
         "null": case.plan["nulls"][name],
+        "title": KINDS[one["kind"]]["title"],
         "p": p_words(one["log10_p"]),
-        "one_in": one_in(one["log10_p"]),
-        "scored": count(one["n_scored"]),
-        "family": count(one["family"]),
+        "rarity": rarity(one["log10_p"]),
+        "family": count(one["family"]) if one["family"] > 1 else "",
         "most": one["most"],
         "outcome": outcome,
     }
@@ -110,14 +147,16 @@ def _hypotheses(outcomes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[t
     rows = []
     for one in outcomes:
         for found in one["hypotheses"]:
-            rank = found["rank"]
+            rank, corrected = found["rank"], found["facts"].get("log10_p_family")
+            family = found["facts"].get("family", one["family"])
             decoys = f"{count(rank[0])} of {count(rank[1])}" if rank else MISSING
             rows.append((
                 found["name"] if len(one["hypotheses"]) > 1 else one["test"],
                 [
                     ("Counted", count(found["n_scored"])),
                     ("Sum or count found", f"{found['statistic']:,.6g}".replace("-", "−")),
-                    ("p, uncorrected", p_words(found["log10_p"])),
+                    ("p by itself", p_words(found["log10_p"])),
+                    ("p, corrected", MISSING if corrected is None else f"{p_words(corrected)} (for {count(family)})"),
                     ("Decoys that do as well", decoys),
                 ],
             ))  # fmt: skip
@@ -129,7 +168,7 @@ def _controls(controls: Mapping[str, Any], alpha: float, primary: str) -> list[t
     for name, some in sorted(controls.items()):
         for one in some:
             rejects = one["log10_p"] <= math.log10(alpha)
-            said = "rejected: the test accuses it, too" if rejects else "not rejected"
+            said = "rejected: this innocent model, too" if rejects else "not rejected"
             what = [("Test", one["test"]), ("p", p_words(one["log10_p"])), ("Outcome", said)]
             rows.append((name, what))
     return rows
@@ -150,6 +189,10 @@ def _course(case: Case) -> list[tuple[str, str]]:
         ("Questions not asked", count(planned - answered - failed)),
         ("Lines in the transcript, repetitions after a failure included", count(lines)),
     ]
+    flaws = mapping(case.subject, "answers", "flaw")
+    for flaw, label in (("content_filter", "Answers withheld by a filter"), ("empty", "Empty answers")):
+        if flaws.get(flaw):
+            rows.append((label, count(flaws[flaw])))
     if spent.get("requests"):
         rows.append(("Paid for", f"{count(spent['requests'])} requests, {usd(spent.get('usd'))}"))
     return rows
@@ -159,27 +202,29 @@ _COUNTED = ("planned", "answered", "failed", "lines")
 
 
 def _effect(one: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What was seen beside what the hypothesis predicts, as places (0 to 100) on one scale."""
-    effect = one["effect"]
+    """What was seen beside what the hypothesis predicts, as places (0 to 100) on one scale; None if nothing was."""
+    effect, kind = one["effect"], KINDS[one["kind"]]
     value, under = number(effect.get("value")), number(effect.get("under_null"))
-    if value is None or under is None:
+    if value is None or under is None or not one["n_scored"]:
         return None
     ci = effect.get("ci95")
     low, high = ([number(end) for end in ci] if isinstance(ci, list) and len(ci) == 2 else [None, None])[:2]
     ends = [x for x in (value, under, low, high) if x is not None]
-    share = min(ends) >= 0 and max(ends) <= 1
-    least, most = (0.0, 1.0) if share else (min(ends), max(ends))
-    span = (most - least) or 1.0
-    if not share:
-        least, span = least - 0.1 * span, 1.2 * span
+    least, most = min(ends), max(ends)
+    if least >= 0 and most <= 1:
+        least, most = 0.0, 1.0
+    else:
+        room = 0.1 * ((most - least) or 1.0)
+        least, most = (max(0.0, least - room) if least >= 0 else least - room), most + room
 
     def place(x: float) -> str:
-        return f"{100 * (x - least) / span:.2f}"
+        return f"{100 * (x - least) / (most - least):.2f}"
 
+    name, meaning = str(effect.get("name", "effect")), kind["effect"]
     return {
-        "test": one["test"],
-        "name": str(effect.get("name", "effect")),
-        "meaning": EFFECTS.get(str(effect.get("name")), ""),
+        "title": kind["title"],
+        "name": name,
+        "meaning": meaning.get(name, "") if isinstance(meaning, dict) else meaning,
         "value": f"{value:.3g}",
         "under": f"{under:.3g}",
         "low": None if low is None else f"{low:.3g}",
@@ -187,8 +232,8 @@ def _effect(one: Mapping[str, Any]) -> dict[str, Any] | None:
         "at": place(value),
         "at_under": place(under),
         "at_low": None if low is None else place(low),
-        "width": None if low is None or high is None else f"{100 * (high - low) / span:.2f}",
+        "width": None if low is None or high is None else f"{100 * (high - low) / (most - least):.2f}",
         "least": f"{least:.3g}",
-        "most": f"{least + span:.3g}",
-        "scored": count(one["n_scored"]),
+        "most": f"{most:.3g}",
+        "scored": f"{count(one['n_scored'])} {kind['unit']}",
     }
