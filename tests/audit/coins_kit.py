@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +167,6 @@ def some_pairs(n: int, *, coins: list[int] | None = None) -> list[dict[str, Any]
 async def stored_pairs(tmp_path: Path, lines: list[dict[str, Any]]) -> tuple[Path, Path]:
     ledger = await ledger_of(tmp_path, lines)  # sets their seq
     return write_lines(tmp_path / "twins.jsonl", lines), ledger
-
-
-def toss(test: Any, rng: np.random.Generator) -> Any:
-    """Fresh coins for pairs that are read and checked already: the same test as of another export, without its file."""
-    read = test._read
-    pairs = {name: replace(pair, released=int(rng.integers(2))) for name, pair in read.pairs.items()}
-    test._read = replace(read, pairs=pairs)
-    return test
 
 
 def opened_canary(number: int, published: int, size: int = 8, **more: Any) -> dict[str, Any]:

@@ -1,133 +1,43 @@
-"""What the tests of radioactivity share: small languages that write marked texts fast, and innocents that read them."""
+"""What the tests of radioactivity share: keys as the audit tries them, and scores of what innocents read or wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from benchmarks.small_language import Keys, Language, Predict, copying, trained_on
 
 from spiritsafe.audit.tests._radioactive_keys import Tried
 from spiritsafe.audit.tests._radioactive_reading import Wrote, completed, predicted
 from spiritsafe.audit.tests._radioactive_score import Scored, account_scores, epoch_score
 from spiritsafe.pvalue import binomial
 from spiritsafe.watermark import Marking, NativeDetector
-from spiritsafe.watermark._prf import context_hashes, key_words
-from spiritsafe.watermark.schemes import scheme_for
 
-Predict = Callable[[np.ndarray], np.ndarray]
-"""Prompt and text (T,) → what comes next after each of its tokens (T,)."""
-
-
-@dataclass(frozen=True)
-class Keys:
-    """One epoch's key, its coin's, and an account's."""
-
-    epoch: bytes
-    coin: bytes
-    account: bytes
-
-    @classmethod
-    def fresh(cls, random: np.random.Generator) -> Keys:
-        return cls(*(random.bytes(16) for _ in range(3)))
-
-    def detector(self, marking: Marking) -> NativeDetector:
-        return NativeDetector.of_keys(marking, [("e", self.epoch, self.coin)])
-
-    def tried(self, marking: Marking) -> tuple[Tried, Tried]:
-        theirs = NativeDetector.of_keys(marking, [("e", self.account, self.coin)])
-        return (
-            Tried("epoch", self.detector(marking), "epoch", key=self.epoch),
-            Tried("account", theirs, "account", 0, self.account),
-        )
+__all__ = [
+    "Keys",
+    "Language",
+    "Predict",
+    "at_most",
+    "completion_scores",
+    "copying",
+    "detector",
+    "read",
+    "reading_scores",
+    "trained_on",
+]
 
 
-class Language:
-    """Next tokens depend on the last two, mostly on the last. Some tokens end a text, so lengths are its own affair."""
-
-    def __init__(self, vocab: int, spread: float, seed: int, ends: int = 1) -> None:
-        random = np.random.default_rng(seed)
-        self.vocab, self.ends = vocab, ends
-        logits = random.normal(0, spread, (vocab, 1, vocab)) + random.normal(0, spread / 2, (1, vocab, vocab))
-        self.logits_VVV = logits
-        self.probs_VVV = np.exp(logits - logits.max(-1, keepdims=True))
-        self.probs_VVV /= self.probs_VVV.sum(-1, keepdims=True)
-
-    def next_of(self, ids: np.ndarray) -> np.ndarray:
-        """Greedy predictions, as an unmarked copy of the teacher makes them."""
-        return self.logits_VVV[ids, np.concatenate([ids[:1], ids[:-1]])].argmax(-1)
-
-    def texts(
-        self,
-        marking: Marking,
-        keys: Keys | None,
-        prompts_DP: np.ndarray,
-        length: int,
-        random: np.random.Generator,
-        unmarked: int = 0,
-    ) -> list[Wrote]:
-        """A text a prompt, marked as `Marker` marks: each context once a text, the first `unmarked` tokens not."""
-        k, count = marking.context_width, len(prompts_DP)
-        scheme = scheme_for(marking)
-        ids = prompts_DP.copy()
-        used = np.zeros((count, self.vocab**k), bool)
-        powers = self.vocab ** np.arange(k)
-        for step in range(length):
-            probs = self.probs_VVV[ids[:, -1], ids[:, -2]].astype(np.float32)
-            if keys is not None and step >= unmarked:
-                windows = np.ascontiguousarray(ids[:, -k:], np.uint32)
-                names = ids[:, -k:] @ powers
-                rows = np.flatnonzero(~used[np.arange(count), names])
-                used[np.arange(count), names] = True
-                if len(rows):
-                    hashes = self._hashes(marking, keys, windows[rows])
-                    probs[rows] = scheme.mark(hashes, torch.from_numpy(probs[rows])).numpy()
-            sums = probs.astype(np.float64).cumsum(-1)
-            points = random.random(count) * sums[:, -1]
-            ids = np.column_stack([ids, (sums <= points[:, None]).sum(-1)])
-        return [self._cut(row, prompts_DP.shape[1]) for row in ids]
-
-    def _hashes(self, marking: Marking, keys: Keys, windows: np.ndarray) -> np.ndarray:
-        epoch, coin, account = (key_words(key)[0] for key in (keys.epoch, keys.coin, keys.account))
-        theirs = context_hashes(coin, windows).astype(np.float64) / 2.0**64 < marking.account_share
-        return np.where(theirs, context_hashes(account, windows), context_hashes(epoch, windows))
-
-    def _cut(self, ids: np.ndarray, first: int) -> Wrote:
-        text = ids[first:]
-        over = np.flatnonzero(text < self.ends)
-        text = text[: over[0] + 1] if len(over) else text
-        return Wrote(ids[:first].astype(np.uint32), text.astype(np.uint32), text.astype(np.uint32))
+def detector(keys: Keys, marking: Marking) -> NativeDetector:
+    return NativeDetector.of_keys(marking, [("e", keys.epoch, keys.coin)])
 
 
-def trained_on(language: Language, texts: Sequence[Wrote], weight: float = 2.0) -> Language:
-    """A student: the language itself, moved towards how often tokens followed two others in these texts."""
-    student = Language.__new__(Language)
-    student.vocab, student.ends = language.vocab, language.ends
-    counts = np.zeros_like(language.probs_VVV)
-    for text in texts:
-        ids = np.concatenate([text.prompt, text.ids]).astype(np.int64)
-        at = np.arange(max(len(text.prompt), 2), len(ids))
-        np.add.at(counts, (ids[at - 1], ids[at - 2], ids[at]), weight)
-    student.probs_VVV = language.probs_VVV + counts
-    student.probs_VVV /= student.probs_VVV.sum(-1, keepdims=True)
-    student.logits_VVV = student.probs_VVV
-    return student
-
-
-def copying(language: Language) -> Predict:
-    """Says what followed the last time this token stood in the text; before that, what the language says."""
-
-    def predict(ids: np.ndarray) -> np.ndarray:
-        said, last = language.next_of(ids), dict[int, int]()
-        for at, token in enumerate(ids[:-1]):
-            last[int(token)] = int(ids[at + 1])
-            if int(ids[at + 1]) in last:
-                said[at + 1] = last[int(ids[at + 1])]
-        return said
-
-    return predict
+def tried(keys: Keys, marking: Marking) -> tuple[Tried, Tried]:
+    theirs = NativeDetector.of_keys(marking, [("e", keys.account, keys.coin)])
+    return (
+        Tried("epoch", detector(keys, marking), "epoch", key=keys.epoch),
+        Tried("account", theirs, "account", 0, keys.account),
+    )
 
 
 def read(texts: Sequence[Wrote], predict: Predict) -> list[Wrote]:
@@ -142,12 +52,12 @@ def read(texts: Sequence[Wrote], predict: Predict) -> list[Wrote]:
 
 def reading_scores(marking: Marking, keys: Keys, texts: Sequence[Wrote], decoys: int = 0) -> tuple[Scored, Scored]:
     """(epoch's, account's) in reading mode."""
-    epoch, account = keys.tried(marking)
-    detector: Any = epoch.detector
-    candidates = predicted(detector, texts)
+    epoch, account = tried(keys, marking)
+    by: Any = epoch.detector
+    candidates = predicted(by, texts)
     return (
-        epoch_score(epoch, candidates.counted(detector, "epoch"), False, b"seed", decoys),
-        *account_scores([account], candidates.counted(detector, "account"), False),
+        epoch_score(epoch, candidates.counted(by, "epoch"), False, b"seed", decoys),
+        *account_scores([account], candidates.counted(by, "account"), False),
     )  # type: ignore[return-value]
 
 
@@ -160,11 +70,11 @@ def completion_scores(
     marking: Marking, keys: Keys, written: Sequence[Wrote], marked: Sequence[Wrote] | None
 ) -> tuple[Scored, Scored]:
     """(epoch's, account's) of completions."""
-    epoch, account = keys.tried(marking)
-    detector: Any = epoch.detector
-    candidates = completed(detector, written, marked)
+    epoch, account = tried(keys, marking)
+    by: Any = epoch.detector
+    candidates = completed(by, written, marked)
     fixed = marked is None
     return (
-        epoch_score(epoch, candidates.counted(detector, "epoch"), fixed, b"seed", 0),
-        *account_scores([account], candidates.counted(detector, "account"), fixed),
+        epoch_score(epoch, candidates.counted(by, "epoch"), fixed, b"seed", 0),
+        *account_scores([account], candidates.counted(by, "account"), fixed),
     )  # type: ignore[return-value]

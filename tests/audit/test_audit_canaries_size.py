@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import coins_kit as kit
 import numpy as np
@@ -77,14 +75,6 @@ def test_rank_sum_golden() -> None:
 # Size and power
 
 
-def drawn(test: Any, rng: np.random.Generator) -> Any:
-    """The same canaries as if other variants had been drawn."""
-    read = test._read
-    fresh = {k: replace(one, published=int(rng.integers(len(one.variants)))) for k, one in read.canaries.items()}
-    test._read = replace(read, canaries=fresh)
-    return test
-
-
 @pytest.mark.parametrize("scores", ["all different", "many ties", "a favourite"])
 def test_innocents_are_found_no_more_often_than_alpha(tmp_path: Path, scores: str) -> None:
     sizes, trials, rng = (2, 8, 8, 30, 100, 100), 3000, np.random.default_rng(len(scores))
@@ -99,7 +89,7 @@ def test_innocents_are_found_no_more_often_than_alpha(tmp_path: Path, scores: st
             values[size // 2] = 0.0
         got = {"logprobs": [[float(value), 1] for value in values]}
         records.append(kit.record("canaries", f"can_{i}", got))
-    found = np.array([drawn(test, rng).judge(records).log10_p for _ in range(trials)])
+    found = np.array([test.redrawn(rng).judge(records).log10_p for _ in range(trials)])
     for alpha in (1e-1, 1e-2, 1e-3):
         assert kit.at_most(int((found <= math.log10(alpha)).sum()), trials, alpha), alpha
     assert (found <= -1).sum() > 0.01 * trials
@@ -111,7 +101,7 @@ def test_by_text_innocents_are_found_no_more_often_than_alpha(tmp_path: Path) ->
     some = [kit.opened_canary(i, 0, 9) for i in range(2)]
     test = kit.canaries(kit.write_lines(tmp_path / "c.jsonl", some), by="text")
     records = [kit.record("canaries", f"can_{i}", {"replies": [f"answer c of {i}"]}) for i in range(2)]
-    found = np.array([drawn(test, rng).judge(records).log10_p for _ in range(trials)])
+    found = np.array([test.redrawn(rng).judge(records).log10_p for _ in range(trials)])
     for alpha in (1e-1, 1e-2, 1e-3):
         assert kit.at_most(int((found <= math.log10(alpha)).sum()), trials, alpha), alpha
     assert found.min() < -1

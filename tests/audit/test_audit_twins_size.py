@@ -65,7 +65,7 @@ def test_innocents_are_found_no_more_often_than_alpha(tmp_path: Path, texts: str
     ]
     path = kit.write_lines(tmp_path / "t.jsonl", [kit.pair_line(i, *pair, 0) for i, pair in enumerate(pairs)])
     tests = [kit.twins(path, sequential=early) for early in (False, True)]
-    found = np.array([[kit.toss(test, rng).judge(records).log10_p for test in tests] for _ in range(trials)])
+    found = np.array([[test.redrawn(rng).judge(records).log10_p for test in tests] for _ in range(trials)])
     for alpha in (1e-2, 1e-3):
         for hits in (found <= math.log10(alpha)).sum(axis=0):
             assert kit.at_most(int(hits), trials, alpha), (alpha, hits)
@@ -84,7 +84,7 @@ def test_by_text_innocents_are_found_no_more_often_than_alpha(tmp_path: Path) ->
     records = [kit.record("twins", f"req_{i}", {"replies": [text()]}) for i in range(n)]
     lines = [kit.pair_line(i, *pair, 0) for i, pair in enumerate(pairs)]
     test = kit.twins(kit.write_lines(tmp_path / "t.jsonl", lines), by="text")
-    found = [kit.toss(test, rng).judge(records).log10_p for _ in range(trials)]
+    found = [test.redrawn(rng).judge(records).log10_p for _ in range(trials)]
     for alpha in (1e-2, 1e-3):
         assert kit.at_most(int((np.array(found) <= math.log10(alpha)).sum()), trials, alpha)
     assert (np.array(found) <= -1).sum() > 0.02 * trials

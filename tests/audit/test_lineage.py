@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import weights_kit as wk
+from benchmarks.small_decoders import trained
 
 from spiritsafe.audit import _types as types
 from spiritsafe.audit._evidence import Evidence
@@ -64,9 +65,9 @@ async def test_strangers_are_never_called_kin_too_often(tmp_path: Path, structur
 
 
 async def test_models_trained_on_the_same_data_from_other_seeds_are_strangers(tmp_path: Path) -> None:
-    suspect = wk.trained(1, seed=99)[0]
+    suspect = trained(1, seed=99)[0]
     seen, counts = [], []
-    for teacher in wk.trained(300, seed=1):
+    for teacher in trained(300, seed=1):
         outcome = await found(make(wk.save(tmp_path / "teacher", teacher)), suspect)
         seen.append(outcome.log10_p)
         counts.append(outcome.hypotheses[0].statistic)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import marks_kit
 import numpy as np
 import pytest
 from marks_kit import Keys, Language, Wrote, read, trained_on
@@ -282,7 +283,7 @@ def test_predictions_after_used_contexts_do_not_count(world: Any) -> None:
     """Each text scores a context once, not those of its prompt, and no coin twice in all."""
     marking = Marking(**KGW)
     texts = world.language.texts(marking, None, world.prompts, 30, world.random)
-    detector = Keys.fresh(world.random).detector(marking)
+    detector = marks_kit.detector(Keys.fresh(world.random), marking)
     candidates = predicted(detector, read(texts, world.language.next_of))
     epoch, account = (candidates.counted(detector, layer) for layer in ("epoch", "account"))
     both = np.concatenate([epoch.inputs, account.inputs])

@@ -21,9 +21,13 @@ Source.   Ranks of canaries: Carlini et al., "The Secret Sharer" (2019); exact r
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
+
+import numpy as np
 
 from spiritsafe.audit._evidence import Evidence
 from spiritsafe.audit._plan import CanariesConfig
@@ -128,6 +132,16 @@ class Canaries:
             },
             notes=self._notes(failed, len(unasked)),
         )
+
+    def redrawn(self, random: np.random.Generator) -> Canaries:
+        """The same test had other variants been drawn: a trial of calibration, on answers that knew no draw."""
+        canaries = {
+            name: replace(one, published=int(random.integers(len(one.variants))))
+            for name, one in self._read.canaries.items()
+        }
+        test = copy.copy(self)
+        test._read = replace(self._read, canaries=canaries)
+        return test
 
     def _rank(self, canary: OpenedCanary, answer: Mapping[str, Any]) -> int:
         where = f"transcript of {self.name}, {canary.id[:80]}"

@@ -24,9 +24,12 @@ Source.   Paired sign test (Dixon and Mood, 1946) on coins as in randomised cont
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import numpy as np
 
 from spiritsafe.audit._evidence import Evidence
 from spiritsafe.audit._plan import TwinsConfig
@@ -142,6 +145,13 @@ class Twins:
         """log10 of the evidence so far: a run may stop once it reaches −log10(alpha / family), and at no other sign."""
         count = self._count(records)
         return coin_evalue(count.wins + count.losses + self._read.missing, count.wins)
+
+    def redrawn(self, random: np.random.Generator) -> Twins:
+        """The same test had other coins been tossed: a trial of calibration, on answers that knew none of them."""
+        pairs = {name: replace(pair, released=int(random.integers(2))) for name, pair in self._read.pairs.items()}
+        test = copy.copy(self)
+        test._read = replace(self._read, pairs=pairs)
+        return test
 
     def _count(self, records: Sequence[Record]) -> _Count:
         got = answers(records, self.name, self._read.pairs)
