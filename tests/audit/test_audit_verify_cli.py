@@ -22,6 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> kit.Made:
     with running_authority(folder / "tsa") as authority:
         case = kit.coins(folder, authority=authority, pairs=14, canaries=2)
     (folder / "root.pem").write_bytes(case.roots or b"")
+    (folder / "empty.pem").write_bytes(b"")
     (folder / "auditor.pub").write_text((case.signer or b"").hex())
     return case
 
@@ -64,8 +65,13 @@ def test_a_failed_check_is_exit_1_with_the_reason_on_stderr(made: kit.Made, tmp_
     [
         (["nothing.zip"], "cannot be read"),
         (["CASE", "--tsa", "nothing.pem"], "cannot be read"),
+        (["."], "cannot be read"),
         (["CASE", "--signer", "root.pem"], "no public key"),
-        (["CASE", "--tsa", "auditor.pub"], "certificates are not PEM"),
+        (["CASE", "--signer", "signer.pem"], "no public key but a private one"),
+        (["CASE", "--tsa", "auditor.pub"], "no certificates in PEM form"),
+        (["CASE", "--tsa", "empty.pem"], "no certificates in PEM form"),
+        (["auditor.pub"], "no zip file, so no case"),
+        (["empty.pem", "--json"], "no zip file, so no case"),
         (["CASE", "--files", "."], "--files"),
     ],
 )
@@ -74,11 +80,18 @@ def test_what_is_given_wrongly_is_said(
 ) -> None:
     monkeypatch.chdir(made.path.parent)
     done = run(app, ["audit", "verify", *(str(made.path) if one == "CASE" else one for one in arguments)])
-    assert done.exit_code != 0
-    assert says in (str(done.exception) if isinstance(done.exception, BadInput) else done.output)
+    assert isinstance(done.exception, BadInput) and says in str(done.exception) and not done.stdout
 
 
-def test_what_is_no_case_fails(tmp_path: Path) -> None:
-    (tmp_path / "x.zip").write_bytes(b"hello")
+def test_what_cannot_be_opened_fails_one_check_and_says_so_once(made: kit.Made, tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(made.path.read_bytes()[:3000])
     done = run(app, ["audit", "verify", str(tmp_path / "x.zip")])
-    assert done.exit_code == 1 and "not a case as `audit run` writes it" in done.output
+    assert done.exit_code == 1 and done.output.count("fail ") == 1
+    assert "inconclusive: Nothing follows from this case: it fails the check of bytes." in done.output
+
+
+def test_a_case_of_another_format_says_which(made: kit.Made, tmp_path: Path) -> None:
+    files = {name: raw for name, raw in made.files().items() if name != "reveal.json"}
+    files["manifest.json"] = kit.edit(files["manifest.json"], lambda value: value | {"format": "spiritsafe-case/7"})
+    done = run(app, ["audit", "verify", str(kit.again(tmp_path / "x.zip", files, manifest=False))])
+    assert done.exit_code == 1 and "of the form spiritsafe-case/7, and this version of spiritsafe reads" in done.output

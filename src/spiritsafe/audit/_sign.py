@@ -24,6 +24,7 @@ __all__ = [
     "IN_TOTO",
     "dsse_payload",
     "load_public",
+    "load_roots",
     "load_signer",
     "pae",
     "public_hex",
@@ -78,6 +79,11 @@ def load_public(path: Path) -> bytes:
         as_hex = b""
     if len(as_hex) == 32:
         return as_hex
+    if b"PRIVATE KEY-----" in raw:
+        raise BadInput(
+            f"{path}: no public key but a private one, which only its owner may have; give the public one: "
+            f"openssl pkey -in {path.name} -pubout"
+        )
     try:
         key = load_pem_public_key(raw)
     except (ValueError, UnsupportedAlgorithm):
@@ -85,6 +91,22 @@ def load_public(path: Path) -> bytes:
     if not isinstance(key, Ed25519PublicKey):
         raise BadInput(f"{path}: not an Ed25519 public key; signatures here are Ed25519")
     return key.public_bytes_raw()
+
+
+def load_roots(path: Path) -> bytes:
+    """A PEM file of certificates, held to be some.
+
+    Raises:
+        BadInput: it cannot be read, or has no certificate in it.
+    """
+    from cryptography.x509 import load_pem_x509_certificates
+
+    raw = _read(path)
+    try:
+        load_pem_x509_certificates(raw)
+    except ValueError:
+        raise BadInput(f"{path}: no certificates in PEM form; give the root that the authority publishes") from None
+    return raw
 
 
 def public_hex(key: Ed25519PrivateKey) -> str:

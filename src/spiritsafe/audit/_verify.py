@@ -15,7 +15,7 @@ from spiritsafe.audit._transcript import read_chain, read_transcript
 from spiritsafe.audit._types import Record
 from spiritsafe.audit._unpack import plan_from
 from spiritsafe.audit._verify_bytes import open_case
-from spiritsafe.audit._verify_check import Check, Given, Opened, State
+from spiritsafe.audit._verify_check import NOT_LOOKED_AT, Check, Given, Opened, State
 from spiritsafe.audit._verify_order import check_order
 from spiritsafe.audit._verify_plan import check_plan
 from spiritsafe.audit._verify_recompute import check_recompute
@@ -69,7 +69,7 @@ def verify_case(
         case = open_case(path, folder, checks["bytes"])
         if case is None:
             for check in checks.values():
-                check.must(check.name == "bytes", "not looked at: the case cannot be opened")
+                check.must(check.name == "bytes", f"{NOT_LOOKED_AT}the case cannot be opened")
         else:
             watch.update("verify: signatures", 1, len(CHECKS))
             with checks["signatures"].guarding(folder):
@@ -111,7 +111,7 @@ def _rest(case: Opened, given: Given, checks: Mapping[str, Check], watch: Progre
             judged = check_recompute(case, frozen, tests, len(attempts), records, controls, again)
     if not looked:
         for check in (order, again):
-            check.failures.append("not looked at: see the check of the plan")
+            check.failures.append(f"{NOT_LOOKED_AT}see the check of the plan")
     watch.update("verify", len(CHECKS), len(CHECKS))
     return judged
 
@@ -119,7 +119,8 @@ def _rest(case: Opened, given: Given, checks: Mapping[str, Check], watch: Progre
 def _found(checks: Mapping[str, Check], judged: Judged | None, alpha: float) -> Finding:
     failed = [name for name, check in checks.items() if check.failures]
     if failed or judged is None:
-        what = ", ".join(name.replace("_", " ") for name in failed)
+        looked = [name for name in failed if not checks[name].failures[0].startswith(NOT_LOOKED_AT)]
+        what = ", ".join(name.replace("_", " ") for name in looked)
         return Finding("inconclusive", 0.0, "", 0, f"Nothing follows from this case: it fails the check of {what}.", ())
     loose = [line for check in checks.values() for line in check.loose]
     return finding(judged.outcomes, judged.nulls, alpha, unanchored=loose, controls=judged.controls)

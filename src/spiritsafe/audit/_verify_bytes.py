@@ -24,10 +24,18 @@ def open_case(path: Path, folder: Path, check: Check) -> Opened | None:
     """Unpack a case into an empty folder; None if it is none, or so damaged that nothing can be said of it."""
     with check.guarding(folder):
         hashes = unpack(path, folder)
+        manifest = read_json(folder / "manifest.json", "manifest.json") if "manifest.json" in hashes else None
+        form = manifest.get("format") if isinstance(manifest, dict) else None
+        if isinstance(form, str) and form != CASE_FORMAT and form.startswith(f"{CASE_FORMAT.rpartition('/')[0]}/"):
+            check.failures.append(
+                f"manifest.json: of the form {form[:40]}, and this version of spiritsafe reads {CASE_FORMAT}; verify "
+                "the case with the version that made it"
+            )
+            return None
         if missing := [name for name in ("manifest.json", *_NEEDED) if name not in hashes]:
             check.failures.append(f"{', '.join(missing)}: not in the case")
             return None
-        _compare(read_json(folder / "manifest.json", "manifest.json"), hashes, folder, check)
+        _compare(manifest, hashes, folder, check)
         for name, ours in VERIFIER.items():
             if hashes[name] != hashlib.sha256(ours.read_bytes()).hexdigest():
                 check.notes.append(f"{name} in it is of another version of spiritsafe: take it from the source instead")

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from spiritsafe.errors import SpiritsafeError
 
-__all__ = ["Check", "Given", "Opened", "State"]
+__all__ = ["NOT_LOOKED_AT", "Check", "Given", "Opened", "State"]
 
 State = Literal["pass", "fail", "unanchored"]
+NOT_LOOKED_AT = "not looked at: "
+"""How the reason of a check begins that fails because one before it did."""
 
 
 @dataclass(slots=True)

@@ -37,7 +37,9 @@ def verify(
     ],
     signer: Annotated[
         Path | None,
-        typer.Option("--signer", metavar="PUB", help="The signer's public key (PEM or hex), known from elsewhere."),
+        typer.Option(
+            "--signer", metavar="PUB", help="A file with the signer's public key (PEM or hex), known from elsewhere."
+        ),
     ] = None,
     tsa: Annotated[
         Path | None,
@@ -49,21 +51,25 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a case offline: bytes, signatures, order in time, plan kept, every number. Exit 1 if a check fails."""
-    from spiritsafe.audit._sign import load_public
+    from spiritsafe.audit._sign import load_public, load_roots
     from spiritsafe.errors import BadInput
 
     key = None if signer is None else load_public(signer)
+    roots = None if tsa is None else load_roots(tsa)
     try:
-        roots = None if tsa is None else tsa.read_bytes()
         with case.open("rb") as file:
             zipped = file.read(2) == b"PK"
     except OSError as error:
-        raise BadInput(f"{error.filename or case}: cannot be read ({error.strerror}); check the path") from None
+        raise BadInput(f"{case}: cannot be read ({error.strerror}); check the path") from None
     if not zipped and case.suffix == ".json":
         if tsa is not None:
             raise BadInput("--tsa: an attestation has no timestamp; leave it out")
         _attestation(case, key, files, as_json)
         return
+    if not zipped:
+        raise BadInput(
+            f"{case}: no zip file, so no case; give the CASE.zip that `audit run` made, or a .json attestation"
+        )
     if files is not None:
         raise BadInput("--files: a case has its files in it; leave it out")
     from spiritsafe.audit._verify import verify_case
@@ -91,9 +97,15 @@ def _attestation(file: Path, key: bytes | None, files: Path | None, as_json: boo
 
 def _say(case: Path, found: CaseVerification, as_json: bool) -> None:
     """For people; with --json only the reasons, on stderr."""
+    from spiritsafe.audit._verify_check import NOT_LOOKED_AT
+
     for name, state in found.checks.items():
+        shown = name.replace("_", " ")
+        if not as_json and found.reasons[name][:1] and found.reasons[name][0].startswith(NOT_LOOKED_AT):
+            print(f"{'-':<11} {shown:<11} {found.reasons[name][0]}")
+            continue
         if not as_json:
-            print(f"{state:<11} {name.replace('_', ' '):<11} {_NAMES[name]}")
+            print(f"{state:<11} {shown:<11} {_NAMES[name]}")
         for line in found.reasons[name]:
             typer.echo(f"            {line}" if not as_json else f"{name}: {line}", err=as_json)
     for note in found.notes:
