@@ -104,8 +104,10 @@ class NativeDetector:
         positions = np.arange(start, max(len(ids), start), dtype=np.int64)
         if not len(positions):
             return Reading(np.empty(0, np.uint64), positions, np.empty((0, k), np.uint32), np.empty(0, np.uint32))
-        windows = np.lib.stride_tricks.sliding_window_view(ids, k)[start - k : len(ids) - k]
-        return Reading(identities(ids, start, k), positions, np.ascontiguousarray(windows), ids[start:])
+        windows = np.empty((len(positions), k), np.uint32)
+        for at in range(k):  # numpy's sliding window costs many times this where texts are short
+            windows[:, at] = ids[start - k + at : len(ids) - k + at]
+        return Reading(identities(ids, start, k), positions, windows, ids[start:])
 
     def account_positions(self, reading: Reading, trial: int) -> NDArray[np.bool_]:
         """Which positions (N,) the coin of this epoch gives to account keys."""

@@ -28,6 +28,7 @@ I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Layer = Literal["epoch", "account"]
 _NO_KEY = np.zeros(2, np.uint64)
+_NO_IDS = np.empty(0, np.uint32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,16 +70,16 @@ def predicted(detector: Detector, texts: Sequence[Wrote]) -> Candidates:
     Raises:
         BadInput: ids that the scheme's vocabulary does not have.
     """
-    readings, new, places = [_none(detector)], [np.empty(0, np.bool_)], [np.empty(0, np.int64)]
-    for text in texts:
-        detector.read(text.said, 0)  # for its check of the vocabulary
-        reading = detector.read(np.concatenate([text.prompt, text.ids]), len(text.prompt))
-        said = text.said[reading.positions - len(text.prompt)]
-        readings.append(replace(reading, tokens=said, inputs=_inputs(reading, said)))
-        new.append(~np.isin(_rows(reading), _rows(detector.read(text.prompt, 0))))
-        places.append(reading.positions - len(text.prompt))
-    whole = joined(readings)
-    return Candidates(whole, np.concatenate(new) & earliest(_rows(whole), np.concatenate(places)))
+    detector.read(np.concatenate([_NO_IDS, *(text.said for text in texts)]), 0)  # for its check of the vocabulary
+    readings = [_whole(detector, text) for text in texts]
+    whole = joined([_none(detector), *readings])
+    said = [text.said[r.positions - len(text.prompt)] for text, r in zip(texts, readings, strict=True)]
+    tokens = np.concatenate([_NO_IDS, *said])
+    lengths = np.repeat([len(text.prompt) for text in texts], [len(r.tokens) for r in readings]).astype(np.int64)
+    whole = replace(whole, tokens=tokens, inputs=_inputs(whole, tokens))
+    rows = _rows(whole)
+    able = _not_in_prompts(detector, texts, readings, rows) & earliest(rows, whole.positions - lengths)
+    return Candidates(whole, able)
 
 
 def earliest(rows_P: NDArray[Any], places_P: I64) -> Mask:
@@ -96,16 +97,26 @@ def completed(detector: Detector, answers: Sequence[Wrote], marked: Sequence[Wro
     Raises:
         BadInput: ids that the scheme's vocabulary does not have.
     """
-    readings, able = [_none(detector)], [np.empty(0, np.bool_)]
-    known = None if marked is None else [_whole(detector, text) for text in marked]
-    contexts = None if known is None else np.unique(np.concatenate([np.empty(0, np.uint64), *map(_rows, known)]))
-    for answer in answers:
-        reading = _whole(detector, answer)
-        rows = _rows(reading)
-        mask = ~np.isin(rows, _rows(detector.read(answer.prompt, 0)))
-        readings.append(reading)
-        able.append(mask if contexts is None else mask & np.isin(rows, contexts))
-    return Candidates(joined(readings), np.concatenate(able))
+    readings = [_whole(detector, answer) for answer in answers]
+    whole = joined([_none(detector), *readings])
+    rows = _rows(whole)
+    able = _not_in_prompts(detector, answers, readings, rows)
+    if marked is not None:
+        able &= np.isin(rows, _rows(joined([_none(detector), *(_whole(detector, text) for text in marked)])))
+    return Candidates(whole, able)
+
+
+def _not_in_prompts(detector: Detector, texts: Sequence[Wrote], readings: Sequence[Reading], rows_P: U64) -> Mask:
+    """True (P,) where the text's own prompt does not have the position's context."""
+    prompts = [detector.read(text.prompt, 0) for text in texts]
+    theirs = _rows(joined([_none(detector), *prompts])) + _apart(prompts)
+    return ~np.isin(rows_P + _apart(readings), theirs)
+
+
+def _apart(readings: Sequence[Reading]) -> U64:
+    """What tells the texts' contexts apart: a random number a text, the same for whichever readings of the texts."""
+    numbers = np.random.default_rng(0).integers(1 << 64, size=len(readings), dtype=np.uint64)
+    return np.repeat(numbers, [len(reading.tokens) for reading in readings])
 
 
 def _whole(detector: Detector, text: Wrote) -> Reading:
@@ -113,7 +124,7 @@ def _whole(detector: Detector, text: Wrote) -> Reading:
 
 
 def _none(detector: Detector) -> Reading:
-    return detector.read(np.empty(0, np.uint32), 0)
+    return detector.read(_NO_IDS, 0)
 
 
 def _of_layer(detector: Detector, reading: Reading, layer: Layer) -> Mask:
