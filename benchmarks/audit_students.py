@@ -68,6 +68,7 @@ class Corpus:
 class Student:
     """A prune of the teacher to `layers` layers (30: all of it), trained for `epochs`; 0: not trained.
 
+    step: tokens an optimiser step.  objective: sft, or topk with the teacher's own probabilities of 64 tokens.
     start: the name of a student to go on from, instead of a prune.
     """
 
@@ -75,6 +76,7 @@ class Student:
     layers: int = 12
     epochs: int = 3
     lr: float = 5e-4
+    step: int = 256
     objective: str = "sft"
     start: str = ""
 
@@ -144,7 +146,7 @@ def student(teacher: Teacher, run: Path, wanted: Student, rows: Sequence[Row] = 
     write_exchanges(place.curated, [_exchange(index, row) for index, row in enumerate(rows)])
     how = TrainConfig(
         objective="topk" if wanted.objective == "topk" else "sft",
-        epochs=wanted.epochs, lr=wanted.lr, batch_tokens=256, micro_tokens=512, checkpoint_every=50,
+        epochs=wanted.epochs, lr=wanted.lr, batch_tokens=wanted.step, micro_tokens=512, checkpoint_every=50,
     )  # fmt: skip
     source = str(teacher.path) if wanted.objective == "topk" else None
     train(place, how, StudentConfig(init=str(start)), teacher_source=source)

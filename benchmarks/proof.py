@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("watermark_null", "watermark_power", "watermark_attacks", "pruning", "audit_radioactivity", "audit_twins")
+NAMES = ("watermark_null", "watermark_power", "watermark_attacks", "pruning", "audit_twins", "audit_power")
 
 
 def main(names: list[str]) -> int:
