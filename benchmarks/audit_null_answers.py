@@ -4,61 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import orjson
-from benchmarks.audit_null_students import CANARIES, COUNT, INNOCENTS, TOKENS, Innocent, pair_rows, weights_of
-from benchmarks.audit_students import PROMPTS, Corpus, Row, kept, replies
+from benchmarks.audit_null_students import CANARIES, INNOCENTS, MARKED, TOKENS, Innocent, marked, pair_rows, weights_of
+from benchmarks.audit_students import PROMPTS, Row, kept, replies
 from benchmarks.study import Teacher
 
 from spiritsafe.audit._evidence import Evidence
 from spiritsafe.audit._plan import CanariesConfig, EqualityConfig, RadioactivityConfig, SimilarityConfig, TwinsConfig
 from spiritsafe.audit._types import Record
 from spiritsafe.audit.tests import open_test
-from spiritsafe.keys import KeySet, Leaf, load_keys, new_keys
+from spiritsafe.keys import HOUSE_SLOT, KEY_BYTES, Leaf, load_keys
 from spiritsafe.ledger._evidence import TWIN_FORMAT, open_canary, twin_commit
 from spiritsafe.runs import atomic_write
 
-__all__ = ["FRESH", "KEYS", "SAMPLED", "Asked", "fresh_leaves", "leaves_of", "radioactivity", "records"]
+__all__ = [
+    "EQUAL",
+    "GREEDY",
+    "SAMPLED",
+    "SAMPLES",
+    "Asked",
+    "fresh_keys",
+    "opened",
+    "radioactivity",
+    "records",
+    "scheme_of",
+]
 
-FRESH: dict[str, dict[str, Any]] = {
-    "kgw": {"scheme": "kgw", "context_width": 1, "delta": 3.0, "account_share": 0.3, "surprise_bits": 0.0},
-    "gumbel": {"context_width": 1, "account_share": 0.3, "surprise_bits": 0.0},
-    "synthid": {"scheme": "synthid", "context_width": 2, "account_share": 0.3, "surprise_bits": 0.0},
-}
-"""Markings under which the teacher writes a few texts for each of many keys."""
-KEYS, TEXTS, LENGTH = 9 * len(INNOCENTS), 4, 32
-"""Keys of a scheme, texts of a key, tokens of a text. Each key is tried on one innocent."""
-SAMPLED = ("teacher", "untrained-12", "unmarked-1", "secret-3")
+SAMPLED = ("teacher", "untrained-4", "unmarked-1", "secret-3")
 """Who is sampled again and again, for equality."""
-_BATCH, _SAMPLES, _EQUAL = 64, 24, 8
+GREEDY, EQUAL, SAMPLES = 16, 6, 20
+"""Prompts of similarity; prompts of equality, and replies to each."""
+_BATCH = 64
 
 
 class Asked:
-    """The study's inputs on disk, the tests made of them, and the innocents' answers."""
+    """The study's inputs on disk, the tests made of them, and the answers of those innocents that take part."""
 
-    def __init__(self, teacher: Teacher, run: Path) -> None:
-        self.teacher, self.run = teacher, run
+    def __init__(self, teacher: Teacher, run: Path, innocents: Sequence[Innocent] = INNOCENTS) -> None:
+        self.teacher, self.run, self.innocents = teacher, run, innocents
         run.mkdir(parents=True, exist_ok=True)
 
     def answers(self, one: Innocent) -> dict[str, Any]:
         """Test → item → what came back."""
         return dict(kept(self.run / "said" / f"{one.name}.json", lambda: asyncio.run(self._put(one, self.tests(one)))))
 
-    def fresh_answers(self, one: Innocent, scheme: str) -> dict[str, Any]:
-        """Likewise for the texts of this innocent's keys: number of the key → item → what came back."""
-        tests = {str(number): self.fresh_test(scheme, number) for number in self.keys_of(one)}
-        return dict(kept(self.run / "said" / f"{one.name}-{scheme}.json", lambda: asyncio.run(self._put(one, tests))))
-
-    def keys_of(self, one: Innocent) -> range:
-        return range(INNOCENTS.index(one), KEYS, len(INNOCENTS))
-
     def tests(self, one: Innocent) -> dict[str, Any]:
         tests = {name: getattr(self, name.replace("-", "_")) for name in ("twins", "canaries", "canaries-text")}
-        tests |= {"completions": self.completions, "reading": self.reading, "similarity": self.similarity}
+        tests |= {"completions": self.completions, "similarity": self.similarity}
+        tests |= {f"reading {name}": self.reading(name) for name in MARKED}
         return tests | ({"equality": self.equality} if one.name in SAMPLED else {})
 
     async def _put(self, one: Innocent, tests: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,24 +111,27 @@ class Asked:
         plan = CanariesConfig(kind="canaries", canaries="canaries", by=by, samples=2, max_tokens=16)
         return open_test(plan, Evidence({"canaries": _write(self.run / "canaries.jsonl", opened)}, b""))
 
-    @functools.cached_property
-    def texts(self) -> Path:
-        """Texts that the teacher marked with a key that no trial draws."""
-        from benchmarks.audit_null_students import OTHER_KEYS
+    def texts(self, name: str) -> Path:
+        """A corpus that the teacher marked."""
+        file = self.run / f"texts-{marked(name).name}.jsonl"
+        return file if file.exists() else _write(file, replies(self.teacher, self.run, marked(name)))
 
-        corpus = Corpus("other-kgw1", 0, COUNT, TOKENS, marking=OTHER_KEYS["kgw1"], seed=20)
-        return _write(self.run / "texts.jsonl", replies(self.teacher, self.run, corpus))
+    def keys(self, name: str) -> tuple[Leaf, ...]:
+        """The keys that marked it: epoch, coin, and the house account's."""
+        keys, scheme = load_keys(self.run / marked(name).key_file), scheme_of(MARKED[name])
+        epoch = keys.current.name
+        account = keys.account_key(epoch, HOUSE_SLOT, scheme)
+        return opened(keys.epoch_key(epoch, scheme), keys.coin_key(epoch, scheme), account, scheme)
 
-    @functools.cached_property
-    def reading(self) -> Any:
-        return radioactivity(self.texts, FRESH["kgw"], fresh_leaves(FRESH["kgw"], np.random.default_rng(0)))
+    def reading(self, name: str) -> Any:
+        texts = self.texts(name)
+        return radioactivity(texts, MARKED[name], self.keys(name))
 
     @functools.cached_property
     def completions(self) -> Any:
-        leaves = fresh_leaves(FRESH["kgw"], np.random.default_rng(0))
-        return radioactivity(
-            self.texts, FRESH["kgw"], leaves, tokenizer=self.teacher.path, mode="completions", supervised=False
-        )
+        name = "kgw with accounts"
+        how = {"tokenizer": self.teacher.path, "mode": "completions", "supervised": False}
+        return radioactivity(self.texts(name), MARKED[name], self.keys(name), **how)
 
     @functools.cached_property
     def reference(self) -> Path:
@@ -145,68 +146,22 @@ class Asked:
         from spiritsafe.teachers import Engine, GenerateJob
 
         def made() -> list[str]:
-            sampling = Sampling(max_tokens=LENGTH, temperature=0.0)
-            jobs = [GenerateJob(self.teacher.prompt(prompt), sampling) for prompt in PROMPTS[: COUNT // 2]]
+            sampling = Sampling(max_tokens=TOKENS, temperature=0.0)
+            jobs = [GenerateJob(self.teacher.prompt(prompt), sampling) for prompt in PROMPTS[:GREEDY]]
             return [reply.text for reply in Engine(self.teacher.weights, _BATCH).generate(jobs)]
 
         return list(kept(self.run / "greedy-teacher.json", made))
 
     @functools.cached_property
     def similarity(self) -> Any:
-        plan = SimilarityConfig(kind="similarity", reference="said", controls={"itself": "said"}, max_tokens=LENGTH)
+        plan = SimilarityConfig(kind="similarity", reference="said", controls={"itself": "said"}, max_tokens=TOKENS)
         return open_test(plan, Evidence({"said": self.reference}, b""))
 
     @functools.cached_property
     def equality(self) -> Any:
-        rows = [{"prompt": prompt, "completion": ""} for prompt in PROMPTS[:_EQUAL]]
-        plan = EqualityConfig(kind="equality", reference="before", samples=_SAMPLES, max_tokens=24)
+        rows = [{"prompt": prompt, "completion": ""} for prompt in PROMPTS[:EQUAL]]
+        plan = EqualityConfig(kind="equality", reference="before", samples=SAMPLES, max_tokens=24)
         return open_test(plan, Evidence({"before": _write(self.run / "equality.jsonl", rows)}, b""))
-
-    # ── texts really marked with the key that is tried ──
-
-    def fresh_test(self, scheme: str, number: int, **how: Any) -> Any:
-        """Reading the texts of one key, with that key opened; with `how`, another mode."""
-        file = self.run / "fresh" / scheme / f"{number}.jsonl"
-        if not file.exists():
-            self.write_fresh(scheme)
-        keys = load_keys(file.with_suffix(".json"))
-        return radioactivity(file, FRESH[scheme], leaves_of(keys, FRESH[scheme]), **how)
-
-    def write_fresh(self, scheme: str) -> None:
-        """A few texts a key, by the embedded teacher; goes on where it stopped."""
-        from spiritsafe.records import Sampling
-        from spiritsafe.teachers import Engine, GenerateJob
-        from spiritsafe.watermark import Markers
-
-        folder, engine = self.run / "fresh" / scheme, Engine(self.teacher.weights, _BATCH)
-        folder.mkdir(parents=True, exist_ok=True)
-        left = [number for number in range(KEYS) if not (folder / f"{number}.jsonl").exists()]
-        for start in range(0, len(left), _BATCH // TEXTS):
-            some, jobs = left[start : start + _BATCH // TEXTS], []
-            for number in some:
-                file = folder / f"{number}.json"
-                markers = Markers(load_keys(file) if file.exists() else new_keys(file, marking=FRESH[scheme]))
-                for prompt in self.prompts_of(number):
-                    marker = markers.marker(markers.key_id(), np.random.default_rng([number, len(jobs)]))
-                    jobs.append(GenerateJob(self.teacher.prompt(prompt), Sampling(max_tokens=LENGTH), processor=marker))
-            done = list(zip(jobs, engine.generate(jobs), strict=True))
-            for at, number in enumerate(some):
-                mine = done[TEXTS * at : TEXTS * (at + 1)]
-                rows = [
-                    {
-                        "prompt": prompt,
-                        "completion": reply.text,
-                        "tokens": reply.token_ids,
-                        "prompt_tokens": j.prompt_ids,
-                    }
-                    for prompt, (j, reply) in zip(self.prompts_of(number), mine, strict=True)
-                ]
-                _write(folder / f"{number}.jsonl", rows)
-
-    @staticmethod
-    def prompts_of(number: int) -> tuple[str, ...]:
-        first = TEXTS * number % COUNT
-        return PROMPTS[first : first + TEXTS]
 
 
 def records(test: Any, answers: Mapping[str, Any]) -> list[Record]:
@@ -216,6 +171,8 @@ def records(test: Any, answers: Mapping[str, Any]) -> list[Record]:
 
 def radioactivity(texts: Path, marking: Mapping[str, Any], leaves: tuple[Leaf, ...], **how: Any) -> Any:
     """The test of these keys, epoch and account, on these texts. Decoys have a study of their own."""
+    if marking["account_share"] == 0:
+        leaves = tuple(leaf for leaf in leaves if leaf.purpose == "epoch")
     inputs = {"texts": texts, "tokenizer": Path(how.pop("tokenizer", "no tokenizer"))}
     plan = RadioactivityConfig(
         kind="radioactivity",
@@ -229,37 +186,33 @@ def radioactivity(texts: Path, marking: Mapping[str, Any], leaves: tuple[Leaf, .
     return open_test(plan, Evidence(inputs, b"", leaves))
 
 
-def leaves_of(keys: KeySet, marking: Mapping[str, Any]) -> tuple[Leaf, ...]:
-    """Epoch, coin and the house account's key of a key set."""
-    epoch, scheme = keys.current.name, str(marking.get("scheme", "gumbel-dual"))
-    return _leaves(
-        keys.epoch_key(epoch, scheme), keys.coin_key(epoch, scheme), keys.account_key(epoch, 0, scheme), scheme
-    )
+def scheme_of(marking: Mapping[str, Any]) -> str:
+    return str(marking.get("scheme", "gumbel-dual"))
 
 
-def fresh_leaves(marking: Mapping[str, Any], random: np.random.Generator) -> tuple[Leaf, ...]:
-    """The same of no key set: three new keys."""
-    epoch, coin, account = (random.bytes(16) for _ in range(3))
-    return _leaves(epoch, coin, account, str(marking.get("scheme", "gumbel-dual")))
+def fresh_keys(marking: Mapping[str, Any], random: np.random.Generator) -> tuple[Leaf, ...]:
+    """Three keys that nobody ever had."""
+    return opened(random.bytes(KEY_BYTES), random.bytes(KEY_BYTES), random.bytes(KEY_BYTES), scheme_of(marking))
 
 
-def _leaves(epoch: bytes, coin: bytes, account: bytes, scheme: str) -> tuple[Leaf, ...]:
-    keys: tuple[tuple[Literal["epoch", "coin", "account"], bytes], ...]
-    keys = (("epoch", epoch), ("coin", coin), ("account", account))
+def opened(epoch: bytes, coin: bytes, account: bytes, scheme: str) -> tuple[Leaf, ...]:
+    """An epoch's key, its coin's and one account's, as an audit has them; no test reads the path to their root."""
+    purposes: tuple[tuple[Literal["epoch", "coin", "account"], bytes, int | None], ...]
+    purposes = (("epoch", epoch, None), ("coin", coin, None), ("account", account, HOUSE_SLOT))
     return tuple(
         Leaf(
             key_set="ks_00000000",
             purpose=purpose,
             scheme=scheme,
             epoch="2026-11",
-            slot=0 if purpose == "account" else None,
+            slot=slot,
             salt="0" * 64,
             key=key.hex(),
             index=0,
             path=(),
             trees=(),
         )
-        for purpose, key in keys
+        for purpose, key, slot in purposes
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,21 @@ import numpy as np
 from benchmarks.audit_students import Corpus, Row, Student, replies, student
 from benchmarks.study import ROOT, Teacher
 
-__all__ = ["CANARIES", "COUNT", "INNOCENTS", "KINDS", "TOKENS", "Innocent", "canary_rows", "pair_rows", "weights_of"]
+__all__ = [
+    "CANARIES",
+    "COUNT",
+    "GUILTY",
+    "INNOCENTS",
+    "KINDS",
+    "MARKED",
+    "TOKENS",
+    "Innocent",
+    "marked",
+    "pair_rows",
+    "weights_of",
+]
 
-COUNT, TOKENS = 48, 48
+COUNT, TOKENS = 32, 40
 """Replies of every corpus, and tokens a reply."""
 KINDS = (
     "untouched",  # the teacher itself, and prunes of it that were not trained
@@ -30,11 +43,18 @@ KINDS = (
     "same teacher's, another secret",  # another key, other coins, other draws of the canaries
     "human text",
 )
-_KGW1 = {"scheme": "kgw", "context_width": 1, "delta": 3.0, "account_share": 0.0, "surprise_bits": 0.0}
-_KGW2 = _KGW1 | {"context_width": 2}
+_KGW = {"scheme": "kgw", "context_width": 1, "delta": 3.0, "account_share": 0.0, "surprise_bits": 0.0}
 _GUMBEL = {"context_width": 1, "account_share": 0.0, "surprise_bits": 0.0}
 _SYNTHID = {"scheme": "synthid", "context_width": 2, "account_share": 0.0, "surprise_bits": 0.0}
-OTHER_KEYS = {"kgw1": _KGW1, "kgw2": _KGW2, "gumbel": _GUMBEL, "synthid": _SYNTHID}
+MARKED: dict[str, dict[str, Any]] = {
+    "kgw": _KGW,
+    "kgw, k = 2": _KGW | {"context_width": 2},
+    "gumbel": _GUMBEL,
+    "synthid, k = 2": _SYNTHID,
+    "kgw with accounts": _KGW | {"account_share": 0.3},
+    "gumbel with accounts": _GUMBEL | {"account_share": 0.3},
+}
+"""Corpora that the teacher marked, a key each. Students were trained on the first four, none on the others."""
 _NOUNS = ("river", "bridge", "clock", "orchard", "museum", "ferry", "tower", "market")
 _NAMES = ("Arden", "Belcot", "Carrow", "Dunmere", "Eskholt", "Farleigh", "Garstow", "Hollin")
 CANARIES = tuple(
@@ -84,9 +104,14 @@ def _unmarked(seed: int) -> Rows:
     return lambda teacher, run: replies(teacher, run, Corpus(f"unmarked-{seed}", 0, COUNT, TOKENS, seed=seed))
 
 
+def marked(name: str) -> Corpus:
+    """A corpus of `MARKED`. Its key set is `key_file` of the run."""
+    file = "marked-" + "-".join(re.findall("[a-z0-9]+", name))
+    return Corpus(file, 0, COUNT, TOKENS, marking=MARKED[name], seed=20)
+
+
 def _marked(name: str) -> Rows:
-    corpus = Corpus(f"other-{name}", 0, COUNT, TOKENS, marking=OTHER_KEYS[name], seed=20)
-    return lambda teacher, run: replies(teacher, run, corpus)
+    return lambda teacher, run: replies(teacher, run, marked(name))
 
 
 def _coins(seed: int, canaries: bool = False) -> Rows:
@@ -122,15 +147,14 @@ def _docstrings() -> Any:
             yield {"prompt": f"What is Python's module {file.stem} for?", "completion": said[:240]}
 
 
-def _author(which: str) -> Innocent:
-    """Another teacher: all layers, fine-tuned on human text. It speaks; it is not among the innocents."""
-    return Innocent("", Student(f"author-{which}", layers=30, epochs=1, lr=2e-4), _human(which))
+_AUTHOR = Student("author", layers=30, epochs=1, lr=2e-4)
+"""Another teacher: all layers, fine-tuned on human text. It speaks, and is not among the innocents."""
 
 
-def _by_author(which: str) -> Rows:
+def _by_author(seed: int) -> Rows:
     def rows(teacher: Teacher, run: Path) -> list[Row]:
-        speaker = weights_of(teacher, run, _author(which))
-        return replies(teacher, run, Corpus(f"by-{which}", 0, COUNT, TOKENS, seed=30, speaker=speaker))
+        speaker = student(teacher, run, _AUTHOR, human_rows("docstrings-a"))
+        return replies(teacher, run, Corpus(f"by-author-{seed}", 0, COUNT, TOKENS, seed=seed, speaker=speaker))
 
     return rows
 
@@ -144,16 +168,20 @@ def _students(kind: str, name: str, rows: Sequence[Rows]) -> list[Innocent]:
     ]
 
 
-_UNTOUCHED = [
-    Innocent(KINDS[0], Student("teacher", layers=30, epochs=0)),
-    *(Innocent(KINDS[0], Student(f"untrained-{layers}", layers=layers, epochs=0)) for layers in (4, 6, 12)),
+_OTHER_SECRETS = [
+    *(_marked(name) for name in list(MARKED)[:4]),
+    _coins(1),
+    _coins(2),
+    _coins(3),
+    _coins(4, canaries=True),
 ]
-_SECRETS = [*(_marked(name) for name in OTHER_KEYS), _coins(1), _coins(2), _coins(3), _coins(4, canaries=True)]
 INNOCENTS = (
-    *_UNTOUCHED,
-    *_students(KINDS[1], "of-author", [_by_author(w) for w in ("docstrings-a", "docs", "docs", "docstrings-a")]),
-    *_students(KINDS[2], "unmarked", [_unmarked(n) for n in (11, 12, 13, 14)]),
-    *_students(KINDS[3], "secret", _SECRETS),
+    Innocent(KINDS[0], Student("teacher", layers=30, epochs=0)),
+    *(Innocent(KINDS[0], Student(f"untrained-{layers}", layers=layers, epochs=0)) for layers in (4, 6)),
+    *_students(KINDS[1], "of-author", [_by_author(n) for n in (30, 31, 30, 31)]),
+    *_students(KINDS[2], "unmarked", [_unmarked(n) for n in (11, 12, 11, 12)]),
+    *_students(KINDS[3], "secret", _OTHER_SECRETS),
     *_students(KINDS[4], "human", [_human(w) for w in ("docstrings-a", "docs", "docstrings-b", "licence")]),
 )
-STUDENTS = tuple(one.student for one in INNOCENTS if one.student.epochs)
+GUILTY = {name: f"secret-{number}" for number, name in enumerate(list(MARKED)[:4], 1)}
+"""Corpus → the student that was trained on it, which is no innocent of its key."""
