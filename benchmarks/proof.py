@@ -8,7 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("watermark_null", "watermark_power", "watermark_attacks", "pruning", "audit_twins", "audit_power", "audit_null")
+NAMES = (
+    "watermark_null",
+    "watermark_power",
+    "watermark_attacks",
+    "pruning",
+    "audit_twins",
+    "audit_power",
+    "audit_null",
+)
 
 
 def main(names: list[str]) -> int:
