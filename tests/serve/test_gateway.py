@@ -386,3 +386,38 @@ def test_an_upstream_whose_replies_break_off_rests(tmp_path: Path) -> None:
             with pytest.raises(openai.InternalServerError):
                 chat(client)
         assert _get(guard, "/readyz")[1]["because"] == ["a model has no upstream that answers"]
+
+
+def thinking(said: Any) -> mock_api.Behaviour:
+    """An upstream whose model reasons, and says this where it is asked for a summary."""
+
+    async def behave(number: int, body: mock_api.Body, request: web.Request) -> web.StreamResponse:
+        if body["messages"][0]["role"] == "system":
+            assert "SECRET" in body["messages"][1]["content"]
+            return web.json_response(mock_api.completion(body, said) if isinstance(said, str) else said)
+        reply = mock_api.completion(body, "the answer")
+        reply["choices"][0]["message"]["reasoning_content"] = "SECRET thoughts"
+        return web.json_response(reply)
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("said", "summary"),
+    [
+        ("Two ways were weighed.", "Two ways were weighed."),
+        ("<think>SECRET again</think>\nTwo ways were weighed.", "Two ways were weighed."),
+        ("<think>SECRET, and then no room", None),
+        ({"choices": [{"message": {"content": None}}]}, None),
+        ({"error": "none"}, None),
+    ],
+)
+def test_a_summary_stands_in_place_of_the_reasoning(tmp_path: Path, said: Any, summary: str | None) -> None:
+    with gateway(tmp_path, thinking(said), tiers={"default": {"reasoning": "summarise"}}) as (guard, upstream):
+        message = chat(guard.client(guard.new_key())).choices[0].message
+        assert message.content == "the answer"
+        assert message.model_dump().get("reasoning_content") == summary
+        assert len(upstream.received) == 2
+        (row,) = guard.rows()
+    assert ("summary=failed" in row["policy"]) == (summary is None)
+    assert row["tokens_out"] == 4  # the summary is the operator's

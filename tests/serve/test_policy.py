@@ -347,7 +347,7 @@ def test_ways_around_withholding_are_closed(kind: str, body: dict[str, Any], par
 def test_a_summary_is_asked_for_in_a_request_of_its_own() -> None:
     body = summary_request("long thought " * 10_000, "m")
     ask = parse_ask("chat", orjson.dumps(body))
-    assert (ask.model, ask.max_tokens) == ("m", 200)
+    assert (ask.model, ask.max_tokens) == ("m", 1024)
     assert ask.text_bytes < 30_000
 
 

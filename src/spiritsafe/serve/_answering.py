@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from spiritsafe.serve._call import Call
 from spiritsafe.serve._canaries import CanaryAnswer
 from spiritsafe.serve._connection import UpstreamFailure
 from spiritsafe.serve._http import Send
-from spiritsafe.serve._relay import filtered, read_whole, relay_stream, replay_stream, send_whole
+from spiritsafe.serve._policy import summary_of, summary_request
+from spiritsafe.serve._relay import read_marked, read_whole, relay_stream, replay_stream, send_whole
 from spiritsafe.serve._replay import as_stream
 from spiritsafe.serve._twins import Choice
 from spiritsafe.wire import ApiError
@@ -48,9 +50,10 @@ async def answer(call: Call, send: Send) -> None:
         await relay_stream(call, upstream, reply, send)
         return
     data, usage = await read_whole(call, upstream, reply)
+    shown = call.applied.filter.whole(data)
     if call.applied.summarise:
-        data = await _with_summary(call, data)
-    await send_whole(call, send, filtered(call, data), usage)
+        await _add_summary(call, shown)
+    await send_whole(call, send, orjson.dumps(shown), usage)
 
 
 async def _send_canary(call: Call, send: Send, canary: CanaryAnswer) -> None:
@@ -120,22 +123,19 @@ async def _send_made(call: Call, send: Send, reply: dict[str, Any], usage: Usage
     await replay_stream(call, send, b"".join(as_stream(reply, include_usage=call.ask.include_usage)), usage)
 
 
-async def _with_summary(call: Call, data: dict[str, Any]) -> dict[str, Any]:
-    """The reply with a summary in place of its reasoning, made by one more request that the operator pays."""
-    from spiritsafe.serve._policy import summary_request
-
-    reply = call.applied.filter.whole(data)
-    reasoning = call.applied.filter.withheld
-    message = (reply.get("choices") or [{}])[0].get("message")
-    if not reasoning or not isinstance(message, dict):
-        return reply
-    try:
+async def _add_summary(call: Call, shown: dict[str, Any]) -> None:
+    """Put a summary in place of the reasoning that was taken out, made by one more request that the operator pays."""
+    reasoning, choices = call.applied.filter.withheld, shown.get("choices") or []
+    if not reasoning or len(choices) != 1 or not isinstance(choices[0].get("message"), dict):
+        return  # of several replies nobody could say whose it is
+    said = None
+    with contextlib.suppress(ApiError, UpstreamFailure):
         upstream, answered = await ask_upstream(call, summary_request(reasoning, call.ask.model))
-        said, _ = await read_whole(call, upstream, answered)
-        message["reasoning_content"] = said["choices"][0]["message"]["content"]
-    except (ApiError, UpstreamFailure, KeyError, IndexError, TypeError):
+        said = summary_of(await read_marked(call, upstream, answered), call.ask.model, call.guard.config)
+    if said is None:
         call.policy.append("summary=failed")
-    return reply
+    else:
+        choices[0]["message"]["reasoning_content"] = said
 
 
 def _reply_id(call: Call) -> str:

@@ -19,7 +19,7 @@ from spiritsafe.serve._types import Identity
 from spiritsafe.watermark._marking import GREEDY_BELOW
 from spiritsafe.wire import ApiError, Ask
 
-__all__ = ["Applied", "apply_output", "mark", "output_rules", "summary_request"]
+__all__ = ["Applied", "apply_output", "mark", "output_rules", "summary_of", "summary_request"]
 
 _GRAVITY = ("show", "summarise", "withhold")
 _COMPLETIONS_DEFAULT = 16  # what the completions API takes where no limit is given
@@ -118,9 +118,18 @@ def summary_request(reasoning: str, model: str) -> dict[str, Any]:
             {"role": "system", "content": _SUMMARISE},
             {"role": "user", "content": reasoning[:_LONGEST_SUMMARISED]},
         ],
-        "max_tokens": 200,
+        "max_tokens": 1024,  # models that reason do so before they summarise
         "temperature": 0.3,
     }
+
+
+def summary_of(reply: dict[str, Any], model: str, config: GuardConfig) -> str | None:
+    """The summary in the reply to `summary_request`, without the reasoning that led to it; None if there is none."""
+    shown = ReplyFilter("chat", Showing(reasoning=False, starts=_template_starts(model, config))).whole(reply)
+    choices = shown.get("choices") or [{}]
+    message = choices[0].get("message")
+    text = message.get("content") if isinstance(message, dict) else None
+    return text.strip() or None if isinstance(text, str) else None
 
 
 def _check_logprobs(ask: Ask, rules: OutputRules, shows: bool) -> None:
@@ -179,12 +188,17 @@ def _starts(ask: Ask, config: GuardConfig) -> tuple[Start, ...]:
         if ask.body.get("echo"):
             return (Start(),)
         return tuple(start_after(text) for role, text in ask.said if role == "user")
-    if any(upstream.reasoning_open for upstream in config.upstreams if ask.model in upstream.models):
-        return (Start(opened=True),)
+    if (starts := _template_starts(ask.model, config)) != _PLAIN_START:
+        return starts
     # a server may continue the last message; its fields stand in any order
     trailing = list(itertools.takewhile(lambda said: said[0] == "assistant", reversed(ask.said)))
-    starts = [start_after(text) for _, text in trailing]
-    return (max(starts, default=Start()),)
+    return (max((start_after(text) for _, text in trailing), default=Start()),)
+
+
+def _template_starts(model: str, config: GuardConfig) -> tuple[Start, ...]:
+    """Where replies to a chat begin that ends with the user's word."""
+    opened = any(upstream.reasoning_open for upstream in config.upstreams if model in upstream.models)
+    return (Start(opened=True),) if opened else _PLAIN_START
 
 
 def _stricter(tier: Tier, step: OutputRules) -> OutputRules:

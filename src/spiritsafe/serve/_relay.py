@@ -17,7 +17,7 @@ from spiritsafe.serve._http import Send, send_json
 from spiritsafe.serve._upstreams import UpstreamState
 from spiritsafe.wire import SSE_DONE, ApiError, sse_event
 
-__all__ = ["filtered", "read_whole", "relay_stream", "replay_stream", "send_whole"]
+__all__ = ["read_marked", "read_whole", "relay_stream", "replay_stream", "send_whole"]
 
 _STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -28,7 +28,16 @@ _DONE = b"[DONE]"
 
 
 async def read_whole(call: Call, upstream: UpstreamState, reply: Reply) -> tuple[dict[str, Any], Usage]:
-    """A whole reply, and what it used.
+    """A whole reply, and what it used. Raises as `read_marked`."""
+    data = await read_marked(call, upstream, reply)
+    usage, note = call.guard.meter.usage(call.ask, call.applied, data, upstream.config)
+    if note:
+        call.policy.append(note)
+    return data, usage
+
+
+async def read_marked(call: Call, upstream: UpstreamState, reply: Reply) -> dict[str, Any]:
+    """A whole reply, marked if it must be.
 
     Raises:
         UpstreamFailure: it broke off or is no JSON object.
@@ -43,10 +52,7 @@ async def read_whole(call: Call, upstream: UpstreamState, reply: Reply) -> tuple
         raise
     upstream.worked()
     _check_mark(call, upstream, data)
-    usage, note = call.guard.meter.usage(call.ask, call.applied, data, upstream.config)
-    if note:
-        call.policy.append(note)
-    return data, usage
+    return data
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -63,11 +69,6 @@ def _failed(call: Call, upstream: UpstreamState, failure: UpstreamFailure) -> No
     """A reply that had begun well did not end so."""
     upstream.failed()
     call.guard.tell.upstream_failed(upstream, failure.kind)
-
-
-def filtered(call: Call, data: dict[str, Any]) -> bytes:
-    """The reply as it may leave; `data` is changed."""
-    return orjson.dumps(call.applied.filter.whole(data))
 
 
 async def send_whole(call: Call, send: Send, body: bytes, usage: Usage) -> None:
