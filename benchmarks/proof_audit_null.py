@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from benchmarks import audit_null_coins as coins
@@ -31,7 +29,8 @@ from benchmarks.audit_null_students import INNOCENTS, MARKED, Innocent
 from benchmarks.study import ROOT, Teacher, code, publish_between
 
 from spiritsafe import pvalue
-from spiritsafe.audit._calibration import Calibration, Row, judges_hash, too_often
+from spiritsafe.audit._calibration import Calibration, Row, counted, judges_hash, too_often
+from spiritsafe.audit._frozen import code_hash
 from spiritsafe.runs import atomic_write
 
 RUN = ROOT / "runs" / "proof" / "audit-null"
@@ -139,10 +138,7 @@ def main(only: Sequence[str], names: Sequence[str], share: float, run: Path, res
             continue
         began = time.perf_counter()
         found = list(cell.run(asked, np.random.default_rng(cell.seed), trials))
-        rows = [
-            row_of(cell, layer, np.array([one[layer] for one in found if layer in one]), asked)
-            for layer in layers(found)
-        ]
+        rows = [row_of(cell, layer, [one[layer] for one in found if layer in one], asked) for layer in layers(found)]
         study["cells"][name] = {
             "asked": trials,
             "models": len(innocents),
@@ -164,18 +160,17 @@ def layers(found: Sequence[Mapping[str, float]]) -> list[str]:
     return sorted({layer for one in found for layer in one}, reverse=True)
 
 
-def row_of(cell: Cell, layer: str, p: Any, asked: Asked) -> Row:
+def row_of(cell: Cell, layer: str, p: list[float], asked: Asked) -> Row:
     return Row(
         test=cell.test,
         name=cell.name + (", account's key" if layer == "account" else ""),
         redrawn=cell.redrawn,
         innocents=cell.who(asked.innocents),
-        trials=len(p),
         independent=cell.independent,
-        rejected={f"{level:g}": int((p <= math.log10(level) + 1e-12).sum()) for level in cell.levels},
-        smallest=round(float(p.min()), 3),
+        **counted(p, cell.levels),
         seed=cell.seed,
         code=code(),
+        package=code_hash(),
         judges=judges_hash(),
         date=time.strftime("%Y-%m-%d", time.gmtime()),
     )

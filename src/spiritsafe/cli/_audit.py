@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spiritsafe.cli import _audit_attest, _audit_run, _audit_verify
+from spiritsafe.cli import _audit_attest, _audit_calibrate, _audit_run, _audit_verify
 from spiritsafe.cli._output import Json, print_json
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     _audit_run.register(audit)
     _audit_verify.register(audit)
     _audit_attest.register(audit)
+    _audit_calibrate.register(audit)
 
 
 def plan(
