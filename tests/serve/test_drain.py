@@ -50,13 +50,13 @@ def ended(guard: Guarded) -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, models: dict[str, int], **changes: Any) -> Iterator[tuple[Guarded, Mock, str]]:
-    """A guard, its upstream, and a key that every worker knows from the start. models: by name, their delay in ms."""
+def serving(folder: Path, models: dict[str, str], **changes: Any) -> Iterator[tuple[Guarded, Mock, str]]:
+    """A guard, its upstream, and a key that every worker knows from the start. models: the mock's mode, by name."""
     workers = changes.pop("workers", 1)
     with mocking(folder) as mock:
         upstreams = [
-            {"name": name, "base_url": f"http://127.0.0.1:{mock.port}/delay_ms={delay}/v1", "models": [name], "price": PRICE}
-            for name, delay in models.items()
+            {"name": name, "base_url": f"http://127.0.0.1:{mock.port}/{mode}/v1", "models": [name], "price": PRICE}
+            for name, mode in models.items()
         ]  # fmt: skip
         guard = Guarded(folder, guard_settings(folder, mock, {}, upstreams=upstreams, **changes), workers=workers)
         key = guard.new_keys("acme")["acme"]
@@ -87,7 +87,11 @@ def test_notice_is_given_and_everything_answered_meanwhile(
     tmp_path: Path, request: pytest.FixtureRequest, workers: int
 ) -> None:
     notice, drain = 3, {"notice_s": 3, "replies_s": 20}
-    with serving(tmp_path, {"m": 0, "slow": 900}, drain=drain, **sharing(request, workers)) as (guard, _, key):
+    with serving(tmp_path, {"m": "delay_ms=0", "slow": "delay_ms=900"}, drain=drain, **sharing(request, workers)) as (
+        guard,
+        _,
+        key,
+    ):
         stop(guard)
         told = time.monotonic()
         until(guard, (503, "draining"))
@@ -115,7 +119,11 @@ def test_notice_is_given_and_everything_answered_meanwhile(
 def test_a_second_signal_ends_the_notice(
     tmp_path: Path, request: pytest.FixtureRequest, workers: int, number: signal.Signals
 ) -> None:
-    with serving(tmp_path, {"m": 0}, drain={"notice_s": 600}, **sharing(request, workers)) as (guard, _, _key):
+    with serving(tmp_path, {"m": "delay_ms=0"}, drain={"notice_s": 600}, **sharing(request, workers)) as (
+        guard,
+        _,
+        _key,
+    ):
         terminal = number == signal.SIGINT  # which sends it to every process at once
         stop(guard, number, group=terminal)
         until(guard, (503, "draining"))
@@ -127,16 +135,17 @@ def test_a_second_signal_ends_the_notice(
 
 
 def test_without_notice_the_port_closes_and_replies_get_their_time(tmp_path: Path) -> None:
-    with serving(tmp_path, {"slow": 900, "stuck": 9000}, drain={"replies_s": 3}) as (guard, mock, key):
+    modes = {"slow": "delay_ms=900", "stuck": "delay_ms=9000", "drip": "chunks=60,interval_ms=250"}
+    with serving(tmp_path, modes, drain={"replies_s": 3}) as (guard, mock, key):
         answers: dict[str, Answer] = {}
 
         def ask(model: str) -> None:
-            answers[model] = guard.post(key, model=model)
+            answers[model] = guard.post(key, model=model, stream=model == "drip")
 
-        asking = [threading.Thread(target=ask, args=(model,)) for model in ("slow", "stuck")]
+        asking = [threading.Thread(target=ask, args=(model,)) for model in modes]
         for thread in asking:
             thread.start()
-        while len(mock.asked()) < 2:
+        while len(mock.asked()) < 3:
             time.sleep(0.02)
         stop(guard)
         assert until(guard, None) < 1
@@ -145,6 +154,9 @@ def test_without_notice_the_port_closes_and_replies_get_their_time(tmp_path: Pat
         assert ended(guard) == 0
         assert answers["slow"].status == 200
         assert (answers["stuck"].status, answers["stuck"].error["code"]) == (503, "stopping")
-        costs = {row["model"]: (row["status"], row["pico"] > 0) for row in guard.rows()}
-        assert costs == {"slow": ("ok", True), "stuck": ("upstream_error", False)}
+        *events, last = answers["drip"].events
+        assert last["error"]["code"] == "stopping"
+        rows = {row["model"]: (row["status"], row["tokens_out"]) for row in guard.rows()}
+        assert rows["slow"][0] == "ok" and rows["stuck"] == ("upstream_error", 0)
+        assert rows["drip"][0] == "stream_broken" and 5 < len(events) < 40 and rows["drip"][1] >= len(events) - 2
         guard.assert_verifies()

@@ -11,10 +11,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from spiritsafe.wire import ApiError
 
-__all__ = ["WHOLE", "Cycle"]
+__all__ = ["STOPPED", "WHOLE", "Cycle"]
 
 WHOLE: Final = "spiritsafe.whole"
 """Set in a scope once the request's body has arrived whole: nobody need wait for it with a clock."""
+
+STOPPED: Final = ApiError(503, "the guard stopped before this was answered; try again", code="stopping")
+"""What a client is told whose reply was cut in a shutdown."""
 
 _NO_BODY = (204, 304)
 
@@ -45,13 +48,13 @@ class Cycle(RequestResponseCycle):
 
     async def send_500_response(self) -> None:
         """What is cut in a shutdown, before it was answered."""
-        body = ApiError(503, "the guard stopped before this was answered; try again", code="stopping").body()
+        body = STOPPED.body()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
         ]
-        await self.send({"type": "http.response.start", "status": 503, "headers": headers})
+        await self.send({"type": "http.response.start", "status": STOPPED.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
     def _head_of(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -12,6 +12,7 @@ from spiritsafe.records import Usage
 from spiritsafe.serve._asking import failure_error
 from spiritsafe.serve._call import Call
 from spiritsafe.serve._connection import Reply, UpstreamFailure
+from spiritsafe.serve._cycle import STOPPED
 from spiritsafe.serve._events import EventSplitter, RawEvent
 from spiritsafe.serve._http import Send, send_json
 from spiritsafe.serve._upstreams import UpstreamState
@@ -112,6 +113,9 @@ async def relay_stream(call: Call, upstream: UpstreamState, reply: Reply, send: 
     except BaseException:
         reply.close()
         call.usage_so_far = stream.usage()
+        if call.responded and call.guard.draining:
+            call.close("stream_broken", call.usage_so_far)
+            await _send_some(call, send, sse_event(STOPPED.to_dict()), more=False)
         raise
     else:
         reply.finish()
