@@ -66,9 +66,11 @@ def freeze(plan_file: Path, *, again: bool = False) -> Frozen:
         "frozen_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     draft = _frozen(plan_file, found, document, b"")
-    document["nulls"] = {
-        name_of(test): open_test(test, draft.evidence(name_of(test))).null for test in found.plan.tests
-    }
+    opened = {name_of(test): open_test(test, draft.evidence(name_of(test))) for test in found.plan.tests}
+    for name, test in opened.items():
+        if not test.items():
+            raise BadInput(f"{plan_file}: {name}: there is nothing to ask: its files hold nothing that can be used")
+    document["nulls"] = {name: test.null for name, test in opened.items()}
     raw = canonical_json(document)
     token = signature = None
     if found.plan.tsa is not None:

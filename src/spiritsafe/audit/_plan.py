@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from spiritsafe.config import StrictModel
+from spiritsafe.config import StrictModel, parse_config
+from spiritsafe.errors import BadInput
+from spiritsafe.spend import Price
 from spiritsafe.teachers import TeacherConfig
 
 __all__ = [
@@ -23,7 +26,14 @@ __all__ = [
     "TwinsConfig",
 ]
 
-_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", text):
+        raise ValueError("a name has small letters, digits and dashes, 64 at most")
+    return text
+
+
+_Name = Annotated[str, AfterValidator(_name)]  # names of files in a case are made of it
 
 
 class SubjectConfig(StrictModel):
@@ -52,11 +62,13 @@ class RadioactivityConfig(_Test):
 
     mode: `reading` feeds it marked text and scores what it would say next (weights); `completions` lets it write.
     supervised: the texts are what it is suspected of having been trained on, not fresh ones of the same teacher.
-    texts: JSONL or Parquet with `prompt`/`messages` and `completion`.  tokenizer: the teacher's.
+    texts: JSONL or Parquet with `prompt`/`messages` and `completion`, or what `evidence twins export` wrote: the
+        replies that were released.  tokenizer: the teacher's.
     engine: an engine's own scheme instead of ours, with its `params` file (both scored with the key in the file).
     leaves: opened keys (LEAF.json): the epoch key and the coin key of each epoch.  commitment: what was published.
     marking: settings of the mark, as KEYS.json has them.
-    per_account: leaves of account slots, tested one by one where the account layer was on.
+    per_account: opened keys of account slots (files of one or of many), tested one by one where the account layer was
+        on.
     """
 
     kind: Literal["radioactivity"]
@@ -175,6 +187,16 @@ class BudgetConfig(StrictModel):
     tokens: int | None = Field(default=None, ge=1)
     price: dict[str, float] | None = None
 
+    @field_validator("price")
+    @classmethod
+    def _is_price(cls, price: dict[str, float] | None) -> dict[str, float] | None:
+        try:
+            if price is not None:
+                parse_config(price, Price, where="")
+        except BadInput as error:
+            raise ValueError(str(error).removeprefix(": ")) from None
+        return price
+
 
 class AuditPlan(StrictModel):
     """PLAN.yaml. The first test is the primary one: it decides. The others are looked at in the order given, each only
@@ -193,7 +215,7 @@ class AuditPlan(StrictModel):
     tests: tuple[TestConfig, ...] = Field(min_length=1)
     stop: StopConfig = StopConfig()
     budget: BudgetConfig = BudgetConfig()
-    controls: dict[str, TeacherConfig] = Field(default_factory=dict)
+    controls: dict[_Name, TeacherConfig] = Field(default_factory=dict)
     decoy_seed: str | None = Field(default=None, pattern=r"^[0-9a-f]{16,128}$")
     signer: str | None = None
     tsa: str | None = None

@@ -50,9 +50,12 @@ def load_signer(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    make = f"make one with: openssl genpkey -algorithm ed25519 -out {path.name}"
+    make = "make one with: openssl genpkey -algorithm ed25519 -out NEW.pem"
+    raw = _read(path)
+    if b"PUBLIC KEY-----" in raw:
+        raise BadInput(f"{path}: no private key in PEM form but a public one; give the private one it belongs to")
     try:
-        key = load_pem_private_key(_read(path), password=None)
+        key = load_pem_private_key(raw, password=None)
     except TypeError:
         raise BadInput(f"{path}: is encrypted; give a PEM file without a passphrase, readable by you alone") from None
     except (ValueError, UnsupportedAlgorithm):
