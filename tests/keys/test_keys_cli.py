@@ -174,6 +174,31 @@ def test_opening_an_epoch_key_says_what_it_costs(keys: Called) -> None:
     assert shown["current"] != "2026-11"
 
 
+def test_many_accounts_open_at_once(keys: Called) -> None:
+    keys("new", "k.json", "--epoch", "2026-11")
+    keys("commit", "k.json", "--slots", "9", "--out", "c.json")
+    code, out, err = keys(
+        "open", "k.json", "--epoch", "2026-11", "--slot", "2-5", "--commitment", "c.json", "--out", "l.json"
+    )
+    assert (code, out.startswith("l.json: 4 account keys, slots 2 to 5 of ks_")) == (0, True)
+    assert "noted as opened" in err
+    assert stat.S_IMODE(Path("l.json").stat().st_mode) == 0o600
+    opened = json.loads(Path("l.json").read_text())
+    held = load_keys(Path("k.json"))
+    assert [leaf["key"] for leaf in opened["leaves"]] == [
+        held.account_key("2026-11", slot, "gumbel-dual").hex() for slot in (2, 3, 4, 5)
+    ]
+    assert keys.json("verify", "l.json", "--commitment", "c.json")["keys"] == 4
+    assert "committed: 4 of 9 account keys" in keys("verify", "l.json", "--commitment", "c.json")[1]
+    assert " 2-5" in keys("show", "k.json")[1]
+
+    opened["leaves"][2]["slot"] = 6
+    Path("l.json").write_text(json.dumps(opened))
+    code, out, _ = keys("verify", "l.json", "--commitment", "c.json")
+    assert code == 1
+    assert "does not cover this key (slot 6)" in out
+
+
 def test_bad_usage_is_one_line_and_opens_nothing(keys: Called) -> None:
     keys("new", "k.json", "--epoch", "2026-11")
     keys("commit", "k.json", "--slots", "3", "--out", "c.json")
@@ -184,6 +209,9 @@ def test_bad_usage_is_one_line_and_opens_nothing(keys: Called) -> None:
         ([*opening, "--slot", "1", "--purpose", "epoch"], "give --slot N"),
         ([*opening, "--purpose", "account"], "give --slot N"),
         ([*opening, "--slot", "3"], "has a slot below 3"),
+        ([*opening, "--slot", "0-3"], "--slot 3: an account's key has a slot below 3"),
+        ([*opening, "--slot", "2-1"], "the first and the last of several"),
+        ([*opening, "--slot", "all"], "the first and the last of several"),
         ([*opening, "--purpose", "epoch", "--out", "c.json"], "c.json: exists"),
         ([*opening, "--purpose", "epoch", "--out", "no/l.json"], "no/l.json: its folder does not exist"),
         (["open", "k.json", "--epoch", "2026-12", "--purpose", "epoch"], "has no epoch '2026-12'"),

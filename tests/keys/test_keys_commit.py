@@ -21,11 +21,12 @@ from spiritsafe.keys import (
     load_keys,
     load_leaf,
     new_keys,
+    open_accounts,
     open_leaf,
     rotate_keys,
     verify_leaf,
 )
-from spiritsafe.keys._merkle import root_and_path, root_from_path
+from spiritsafe.keys._merkle import root_and_paths, root_from_path
 
 SLOTS = 21
 
@@ -49,7 +50,7 @@ def rfc6962(leaves: list[bytes]) -> bytes:
 def test_trees_and_paths_are_those_of_the_rfc(count: int, data: st.DataObject) -> None:
     leaves = [hashlib.sha256(bytes([i])).digest() for i in range(count)]
     index = data.draw(st.integers(0, count - 1))
-    root, path = root_and_path(b"".join(leaves), index)
+    root, (path,) = root_and_paths(b"".join(leaves), [index])
     assert root == rfc6962(leaves)
     assert root_from_path(leaves[index], index, count, path) == root
     assert root_from_path(leaves[index], index, count, [*path, root]) is None
@@ -104,6 +105,19 @@ def test_every_kind_of_key_opens(path: Path, purpose: Any, slot: int | None) -> 
     assert leaf.committed == published.committed[leaf.purpose]
     assert leaf.key not in repr(leaf)
     assert not verify_leaf(leaf, "00" * 32)
+
+
+def test_many_accounts_open_as_each_would(path: Path) -> None:
+    published = commit_keys(path, slots=SLOTS)
+    several = open_accounts(path, "2026-11", range(SLOTS), commitment=published)
+    assert load_keys(path).epochs[0].opened_slots == tuple(range(SLOTS))
+    assert several == tuple(open_leaf(path, "2026-11", "account", n, commitment=published) for n in range(SLOTS))
+    assert all(verify_leaf(leaf, published.root) for leaf in several)
+    before = path.read_bytes()
+    for wrong in ((), (0, SLOTS)):
+        with pytest.raises(BadInput):
+            open_accounts(path, "2026-11", wrong, commitment=published)
+    assert path.read_bytes() == before
 
 
 def test_a_root_may_be_typed_in_capitals(path: Path) -> None:

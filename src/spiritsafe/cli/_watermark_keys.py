@@ -1,33 +1,26 @@
-"""`spiritsafe watermark keys …`: make, rotate, show, commit, open and verify."""
+"""`spiritsafe watermark keys …`: make, rotate, show, commit; open and verify are in `_watermark_keys_open`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spiritsafe.cli import _watermark_keys_open
 from spiritsafe.cli._output import Json, print_json, print_table
 from spiritsafe.cli._progress import watching
+from spiritsafe.cli._watermark_keys_files import Keys, Out, PassphraseEnv, PassphraseFile, check_out, write_new
 
 if TYPE_CHECKING:
     from spiritsafe.keys import KeySet
 
 __all__ = ["PassphraseEnv", "PassphraseFile", "read_keys", "register"]
 
-PassphraseEnv = Annotated[
-    str | None,
-    typer.Option("--passphrase-env", metavar="NAME", help="The environment variable that holds the passphrase."),
-]
-PassphraseFile = Annotated[
-    Path | None, typer.Option("--passphrase-file", metavar="FILE", help="A file that holds the passphrase.")
-]
-_Keys = Annotated[Path, typer.Argument(metavar="KEYS.json", help="The key set.")]
 _EpochName = Annotated[
     str | None, typer.Option("--epoch", metavar="NAME", help="Its name; default: this month, as 2026-11 or 2026-11.2.")
 ]
-_Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there (refuses to overwrite).")]
-_Scheme = Annotated[str | None, typer.Option("--scheme", help="The scheme the key is for; default: the key set's own.")]
 
 
 def read_keys(path: Path, passphrase_env: str | None, passphrase_file: Path | None) -> KeySet:
@@ -47,16 +40,11 @@ def register(watermark: typer.Typer) -> None:
     keys.command(epilog="Example: spiritsafe watermark keys rotate KEYS.json")(rotate)
     keys.command(epilog="Example: spiritsafe watermark keys show KEYS.json --json")(show)
     keys.command(epilog="Example: spiritsafe watermark keys commit KEYS.json --out COMMITMENT.json")(commit)
-    keys.command(
-        "open",
-        epilog="Examples: spiritsafe watermark keys open KEYS.json --epoch 2026-11 --slot 17 --commitment "
-        "COMMITMENT.json --out LEAF.json · … --epoch 2026-11 --purpose epoch --out LEAF.json",
-    )(open_key)
-    keys.command(epilog="Example: spiritsafe watermark keys verify LEAF.json --commitment COMMITMENT.json")(verify)
+    _watermark_keys_open.register(keys)
 
 
 def new(
-    path: _Keys,
+    path: Keys,
     scheme: Annotated[str, typer.Option("--scheme", help="gumbel-dual, kgw or synthid.")] = "gumbel-dual",
     context_width: Annotated[int, typer.Option("--context-width", help="Tokens of context the marks hash.")] = 2,
     settings: Annotated[
@@ -100,7 +88,7 @@ def new(
 
 
 def rotate(
-    path: _Keys,
+    path: Keys,
     epoch: _EpochName = None,
     compromised: Annotated[
         bool, typer.Option("--compromised", help="Others know the current epoch's key: it proves nothing from now on.")
@@ -118,15 +106,15 @@ def rotate(
 
 
 def show(
-    path: _Keys, passphrase_env: PassphraseEnv = None, passphrase_file: PassphraseFile = None, as_json: Json = False
+    path: Keys, passphrase_env: PassphraseEnv = None, passphrase_file: PassphraseFile = None, as_json: Json = False
 ) -> None:
     """Ids, settings and epochs; no secrets."""
     _print(path, read_keys(path, passphrase_env, passphrase_file), as_json)
 
 
 def commit(
-    path: _Keys,
-    out: _Out = None,
+    path: Keys,
+    out: Out = None,
     schemes: Annotated[
         list[str] | None,
         typer.Option("--scheme", help="A scheme whose keys are in use (repeat it); default: the key set's own."),
@@ -141,14 +129,14 @@ def commit(
     """One hash that fixes every key, safe to publish: the epoch, coin and account keys of every epoch."""
     from spiritsafe.keys import SLOTS, commit_keys, read_passphrase
 
-    _check_out(out)
+    check_out(out)
     passphrase = read_passphrase(passphrase_env, passphrase_file)
     with watching() as progress:
         made = commit_keys(
             path, slots=slots or SLOTS, schemes=schemes or None, passphrase=passphrase, progress=progress
         )
     document = made.model_dump(mode="json")
-    _write(out, document, 0o644)
+    write_new(out, document, 0o644)
     if as_json:
         print_json(document)
         return
@@ -160,97 +148,6 @@ def commit(
     print(f"publish {out} with a timestamp" if out else "add --out COMMITMENT.json to have it as a file to publish")
 
 
-def open_key(
-    path: _Keys,
-    epoch: Annotated[str, typer.Option("--epoch", metavar="NAME", help="The key's epoch.")],
-    slot: Annotated[int | None, typer.Option("--slot", help="Open this account's key.", min=0)] = None,
-    purpose: Annotated[str | None, typer.Option("--purpose", help="Or open the epoch's own: epoch or coin.")] = None,
-    commitment: Annotated[
-        Path | None,
-        typer.Option("--commitment", metavar="FILE", help="Open against this commitment; default: one made now."),
-    ] = None,
-    scheme: _Scheme = None,
-    slots: Annotated[
-        int | None,
-        typer.Option("--slots", help="Without --commitment: account slots an epoch; default 1048576.", min=1),
-    ] = None,
-    out: _Out = None,
-    passphrase_env: PassphraseEnv = None,
-    passphrase_file: PassphraseFile = None,
-    as_json: Json = False,
-) -> None:
-    """Disclose one key with proof that a commitment covers it. THIS SHOWS A KEY: whoever has it can forge its marks.
-
-    An opened epoch key ends its epoch: later texts prove nothing under it. Without --out the key goes to stdout.
-    """
-    from spiritsafe.errors import BadInput
-    from spiritsafe.keys import SLOTS, load_commitment, open_leaf, read_passphrase
-
-    if (slot is None) == (purpose is None) or purpose not in (None, "epoch", "coin"):
-        raise BadInput("open: give --slot N for an account's key, or --purpose epoch, or --purpose coin")
-    _check_out(out)
-    passphrase = read_passphrase(passphrase_env, passphrase_file)
-    against = load_commitment(commitment) if commitment else None
-    with watching() as progress:
-        leaf = open_leaf(
-            path,
-            epoch,
-            "account" if purpose is None else "epoch" if purpose == "epoch" else "coin",
-            slot,
-            scheme=scheme,
-            commitment=against,
-            slots=slots or SLOTS,
-            passphrase=passphrase,
-            progress=progress,
-        )
-        if leaf.purpose == "epoch":
-            progress.say(f"epoch {epoch} is now opened; restart what marks with {path}, and back it up")
-        elif leaf.purpose == "account":
-            progress.say(
-                f"account slot {slot} of {epoch} is now noted as opened: later texts may be forged in its name"
-            )
-    document = leaf.model_dump(mode="json")
-    if out is None:
-        print_json(document)
-        return
-    _write(out, document, 0o600)
-    if as_json:
-        hidden = ("key", "salt", "path", "trees")
-        print_json({"leaf": str(out), **{name: value for name, value in document.items() if name not in hidden}})
-    else:
-        print(
-            f"{out}: the {leaf.purpose} key of {leaf.key_set}, epoch {epoch}"
-            + ("" if slot is None else f", slot {slot}")
-        )
-
-
-def verify(
-    path: Annotated[Path, typer.Argument(metavar="LEAF.json", help="The opened key.")],
-    root: Annotated[str | None, typer.Option("--root", metavar="HEX", help="The root that was published.")] = None,
-    commitment: Annotated[
-        Path | None, typer.Option("--commitment", metavar="FILE", help="Or the commitment that was published.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Was this key committed to, and among how many? Needs no secret. Exits 1 if it was not."""
-    from spiritsafe.errors import BadInput
-    from spiritsafe.keys import load_commitment, load_leaf, verify_leaf
-
-    if (root is None) == (commitment is None):
-        raise BadInput("verify: give either --root HEX or --commitment COMMITMENT.json")
-    leaf = load_leaf(path)
-    holds = verify_leaf(leaf, load_commitment(commitment).root if commitment else str(root))
-    found = {"ok": holds, **leaf.model_dump(mode="json", include={"key_set", "purpose", "scheme", "epoch", "slot"})}
-    if as_json:
-        print_json({**found, "committed": leaf.committed if holds else None})
-    elif holds:
-        print(f"committed: one of {leaf.committed} {leaf.purpose} keys; correct for all of them")
-    else:
-        print("not committed: the root does not cover this key")
-    if not holds:
-        raise typer.Exit(1)
-
-
 def _print(path: Path, keys: KeySet, as_json: bool, advice: str | None = None) -> None:
     if as_json:
         print_json(_facts(path, keys))
@@ -259,13 +156,21 @@ def _print(path: Path, keys: KeySet, as_json: bool, advice: str | None = None) -
     print(f"{path}: key set {keys.id}, tenant {keys.tenant}, secret {secret}")
     print("marking: " + ", ".join(f"{name} {value}" for name, value in keys.marking.items()))
     print(f"tokenizer: {keys.tokenizer_hash or 'not recorded'}\n")
-    rows = [
-        [e.name, e.state, e.created, e.retired or "", e.opened or "", " ".join(map(str, e.opened_slots))]
-        for e in keys.epochs
-    ]
+    rows = [[e.name, e.state, e.created, e.retired or "", e.opened or "", _runs(e.opened_slots)] for e in keys.epochs]
     print_table(["epoch", "state", "created", "retired", "opened", "opened slots"], rows)
     if advice:
         print(f"\n{advice}")
+
+
+def _runs(slots: Sequence[int]) -> str:
+    """Ascending numbers, neighbours together: "3 17-20"."""
+    runs: list[list[int]] = []
+    for slot in slots:
+        if runs and runs[-1][-1] == slot - 1:
+            runs[-1][1:] = [slot]
+        else:
+            runs.append([slot])
+    return " ".join("-".join(map(str, run)) for run in runs)
 
 
 def _facts(path: Path, keys: KeySet) -> dict[str, Any]:
@@ -288,26 +193,3 @@ def _tokenizer_hash(source: str | None) -> str | None:
     from spiritsafe.tokens import tokenizer_hash
 
     return tokenizer_hash(load_tokenizer(source))
-
-
-def _check_out(out: Path | None) -> None:
-    from spiritsafe.errors import BadInput
-
-    if out is not None and out.exists():
-        raise BadInput(f"{out}: exists, and may be what was published; choose another name with --out")
-    if out is not None and not out.parent.is_dir():
-        raise BadInput(f"{out}: its folder does not exist; make it, or choose another --out")
-
-
-def _write(out: Path | None, document: dict[str, Any], mode: int) -> None:
-    if out is None:
-        return
-    import json
-
-    from spiritsafe.errors import BadInput
-    from spiritsafe.runs import atomic_write
-
-    try:
-        atomic_write(out, json.dumps(document, indent=2) + "\n", mode)
-    except OSError as error:
-        raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another --out") from None

@@ -1,4 +1,4 @@
-"""Commit to every key of a key set in one hash, and open one key at a time. What a stranger checks: `_commitment`."""
+"""Commit to every key of a key set in one hash, and open some of them. What a stranger checks: `_commitment`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from spiritsafe.keys._commitment import SHARED, Commitment, Leaf, Purpose, Tree,
 from spiritsafe.keys._derive import KEY_BYTES, encode_fields
 from spiritsafe.keys._file import change_keys, load_keys, next_epoch, now
 from spiritsafe.keys._keyset import Epoch, KeySet
-from spiritsafe.keys._merkle import root_and_path
+from spiritsafe.keys._merkle import root_and_paths
 from spiritsafe.progress import Progress, Silent
 
-__all__ = ["SLOTS", "commit_keys", "open_leaf"]
+__all__ = ["SLOTS", "commit_keys", "open_accounts", "open_leaf"]
 
 SLOTS = 2**20
 _CHUNK = 2**16
@@ -67,17 +67,51 @@ def open_leaf(
     Raises:
         BadInput: as `load_keys`; no such epoch, scheme or slot; or the commitment is not of this key set.
     """
+    (leaf,) = _open(path, epoch, purpose, (slot,), scheme, commitment, slots, passphrase, progress)
+    return leaf
+
+
+def open_accounts(
+    path: Path,
+    epoch: str,
+    accounts: Sequence[int],
+    *,
+    scheme: str | None = None,
+    commitment: Commitment | None = None,
+    slots: int = SLOTS,
+    passphrase: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Leaf, ...]:
+    """`open_leaf` for many accounts' keys at once: the tree is made once, and KEYS.json written once.
+
+    Raises:
+        BadInput: as `open_leaf`, or no account is named.
+    """
+    if not accounts:
+        raise BadInput("no account slot to open; name at least one")
+    return _open(path, epoch, "account", accounts, scheme, commitment, slots, passphrase, progress)
+
+
+def _open(
+    path: Path,
+    epoch: str,
+    purpose: Purpose,
+    wanted: Sequence[int | None],
+    scheme: str | None,
+    commitment: Commitment | None,
+    slots: int,
+    passphrase: str | None,
+    progress: Progress | None,
+) -> tuple[Leaf, ...]:
     keys = load_keys(path, passphrase)
     name = keys.epoch(epoch).name
     scheme = scheme or _scheme(keys)
     tree = _find(commitment, keys.id, name, scheme) if commitment else None
     slots = tree.slots if tree else slots
-    index = leaf_index(purpose, slot, slots)
-    if index is None:
-        raise BadInput(f"--slot {slot}: an account's key has a slot below {slots}, a key of an epoch or coin has none")
+    places = [(slot, _place(purpose, slot, slots)) for slot in wanted]
     watch = progress or Silent()
     hashes = _leaf_hashes(keys, name, scheme, slots, watch)
-    root, audit_path = root_and_path(hashes, index)
+    root, paths = root_and_paths(hashes, [index for _, index in places])
     if tree and root.hex() != tree.root:
         raise BadInput(f"commitment of {keys.id}: does not fit the keys of {name}; give the one made from this file")
     trees = (
@@ -92,21 +126,31 @@ def open_leaf(
             for other in keys.epochs
         )
     )
-    leaf = Leaf(
-        key_set=keys.id,
-        purpose=purpose,
-        scheme=scheme,
-        epoch=name,
-        slot=slot,
-        salt=keys.derive(f"salt/{purpose}", name, scheme, slot).hex(),
-        key=keys.derive(purpose, name, scheme, slot, KEY_BYTES).hex(),
-        index=index,
-        path=tuple(node.hex() for node in audit_path),
-        trees=trees,
+    leaves = tuple(
+        Leaf(
+            key_set=keys.id,
+            purpose=purpose,
+            scheme=scheme,
+            epoch=name,
+            slot=slot,
+            salt=keys.derive(f"salt/{purpose}", name, scheme, slot).hex(),
+            key=keys.derive(purpose, name, scheme, slot, KEY_BYTES).hex(),
+            index=index,
+            path=tuple(node.hex() for node in audit_path),
+            trees=trees,
+        )
+        for (slot, index), audit_path in zip(places, paths, strict=True)
     )
     if purpose != "coin":
-        change_keys(path, lambda current: _opened(current.epochs, name, slot), passphrase)
-    return leaf
+        change_keys(path, lambda current: _opened(current.epochs, name, wanted), passphrase)
+    return leaves
+
+
+def _place(purpose: Purpose, slot: int | None, slots: int) -> int:
+    index = leaf_index(purpose, slot, slots)
+    if index is None:
+        raise BadInput(f"--slot {slot}: an account's key has a slot below {slots}, a key of an epoch or coin has none")
+    return index
 
 
 def _scheme(keys: KeySet) -> str:
@@ -128,7 +172,7 @@ def _find(commitment: Commitment, key_set: str, epoch: str, scheme: str) -> Tree
 
 def _tree(epoch: str, scheme: str, hashes: bytes) -> Tree:
     slots = len(hashes) // hashlib.sha256().digest_size - len(SHARED)
-    return Tree(epoch=epoch, scheme=scheme, slots=slots, root=root_and_path(hashes)[0].hex())
+    return Tree(epoch=epoch, scheme=scheme, slots=slots, root=root_and_paths(hashes)[0].hex())
 
 
 def _leaf_hashes(keys: KeySet, epoch: str, scheme: str, slots: int, progress: Progress) -> bytes:
@@ -160,16 +204,18 @@ def _account_leaves(keys: KeySet, epoch: str, scheme: str, slots: range) -> Iter
         yield b"\x00" + salt + before + slot.to_bytes(8, "big") + between + block[:KEY_BYTES]
 
 
-def _opened(epochs: tuple[Epoch, ...], name: str, slot: int | None) -> tuple[Epoch, ...]:
-    if slot is None and any(epoch.name == name and epoch.state == "active" for epoch in epochs):
+def _opened(epochs: tuple[Epoch, ...], name: str, wanted: Sequence[int | None]) -> tuple[Epoch, ...]:
+    """wanted: accounts' slots, or (None,) for the epoch's own key."""
+    slots = [slot for slot in wanted if slot is not None]
+    if not slots and any(epoch.name == name and epoch.state == "active" for epoch in epochs):
         return next_epoch(epochs, None, compromised=True)
     at = now()
 
     def note(epoch: Epoch) -> Epoch:
         if epoch.name != name:
             return epoch
-        if slot is not None:
-            return epoch.model_copy(update={"opened_slots": tuple(sorted({*epoch.opened_slots, slot}))})
+        if slots:
+            return epoch.model_copy(update={"opened_slots": tuple(sorted({*epoch.opened_slots, *slots}))})
         return epoch.model_copy(update={"state": "opened", "opened": epoch.opened or at})
 
     return tuple(note(epoch) for epoch in epochs)

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from spiritsafe.config import StrictModel, parse_config
 from spiritsafe.errors import BadInput
 from spiritsafe.keys._derive import encode_fields, encode_slot
-from spiritsafe.keys._file import read_limited
+from spiritsafe.keys._file import MOST_BYTES, read_limited
 from spiritsafe.keys._keyset import KeySetId, Name
 from spiritsafe.keys._merkle import root_from_path
 
@@ -28,17 +28,20 @@ __all__ = [
     "SHARED",
     "Commitment",
     "Leaf",
+    "Leaves",
     "Purpose",
     "Tree",
     "leaf_index",
     "load_commitment",
     "load_leaf",
+    "load_leaves",
     "verify_leaf",
 ]
 
 Purpose = Literal["epoch", "coin", "account"]
 SHARED: Final[tuple[Purpose, ...]] = ("epoch", "coin")  # the leaves before the accounts'
 _FORMAT = "spiritsafe-commitment/1"
+_MOST_LEAVES = 64 << 20  # bytes: 40,000 keys of a tree of 2^20
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -102,6 +105,13 @@ class Leaf(StrictModel):
         return _count(self.trees)[self.purpose]
 
 
+class Leaves(StrictModel):
+    """Several opened keys in one file."""
+
+    format: Literal["spiritsafe-leaves/1"] = "spiritsafe-leaves/1"
+    leaves: Annotated[tuple[Leaf, ...], Field(min_length=1)]
+
+
 def verify_leaf(leaf: Leaf, root: str) -> bool:
     """True if the published `root` (hex) covers this key for this purpose, epoch, scheme and slot, and no other."""
     places = [(tree.epoch, tree.scheme) for tree in leaf.trees]
@@ -141,8 +151,20 @@ def load_leaf(path: Path) -> Leaf:
     return parse_config(_mapping(path), Leaf, where=str(path))
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    data = read_limited(path)
+def load_leaves(path: Path) -> tuple[Leaf, ...]:
+    """Read a file of one opened key or of several.
+
+    Raises:
+        BadInput: as `load_leaf`.
+    """
+    data = _mapping(path, _MOST_LEAVES)
+    if "leaves" in data:
+        return parse_config(data, Leaves, where=str(path)).leaves
+    return (parse_config(data, Leaf, where=str(path)),)
+
+
+def _mapping(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    data = read_limited(path, most=most)
     if not isinstance(data, dict):
         raise BadInput(f"{path}: not a JSON object; check the path")
     return data

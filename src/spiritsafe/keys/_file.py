@@ -23,10 +23,20 @@ from spiritsafe.keys._keyset import Epoch, KeySet, KeySetId, Name
 from spiritsafe.keys._seal import MASTER_BYTES, Plain, Sealed, seal, unseal
 from spiritsafe.runs import atomic_write
 
-__all__ = ["FORMAT", "change_keys", "load_keys", "new_keys", "next_epoch", "now", "read_limited", "rotate_keys"]
+__all__ = [
+    "FORMAT",
+    "MOST_BYTES",
+    "change_keys",
+    "load_keys",
+    "new_keys",
+    "next_epoch",
+    "now",
+    "read_limited",
+    "rotate_keys",
+]
 
 FORMAT: Final = "spiritsafe-keys/1"
-_LARGEST = 16 * 2**20
+MOST_BYTES = 16 * 2**20
 
 
 class _KeyFile(StrictModel):
@@ -142,8 +152,8 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def read_limited(path: Path, secret: bool = False) -> Any:
-    """The JSON in a small file; a secret one only if nobody else may read it.
+def read_limited(path: Path, secret: bool = False, most: int = MOST_BYTES) -> Any:
+    """The JSON in a file of at most `most` bytes; a secret one only if nobody else may read it.
 
     Raises:
         BadInput: it cannot be read, is not JSON, or others may read it.
@@ -153,13 +163,13 @@ def read_limited(path: Path, secret: bool = False) -> Any:
             mode = os.fstat(file.fileno()).st_mode
             if secret and mode & 0o077:
                 raise BadInput(f"{path}: others may read it (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}")
-            raw = file.read(_LARGEST + 1)
+            raw = file.read(most + 1)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); check the path and who owns it") from None
-    if len(raw) > _LARGEST:
-        raise BadInput(f"{path}: larger than {_LARGEST >> 20} MiB, so not a file of this kind; check the path")
+    if len(raw) > most:
+        raise BadInput(f"{path}: larger than {most >> 20} MiB, so not a file of this kind; check the path")
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):  # its message and the file's text stay here: they may hold the secret

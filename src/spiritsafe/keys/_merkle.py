@@ -5,28 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-__all__ = ["HASH_BYTES", "root_and_path", "root_from_path"]
+__all__ = ["HASH_BYTES", "root_and_paths", "root_from_path"]
 
 HASH_BYTES = 32
 
 
-def root_and_path(leaf_hashes: bytes, index: int = 0) -> tuple[bytes, list[bytes]]:
-    """Root of the tree over N leaf hashes (N · 32 bytes, N ≥ 1), and the audit path of one leaf, bottom up.
+def root_and_paths(leaf_hashes: bytes, indices: Sequence[int] = ()) -> tuple[bytes, list[list[bytes]]]:
+    """Root of the tree over N leaf hashes (N · 32 bytes, N ≥ 1), and the audit paths of some leaves, bottom up.
 
     RFC 6962 splits at the largest power of two below N; level by level, that is: pair neighbours, and a node without a
     neighbour moves up unchanged.
     """
-    level, path = leaf_hashes, []
+    level, places = leaf_hashes, list(indices)
+    paths: list[list[bytes]] = [[] for _ in places]
     sha256 = hashlib.sha256
     while len(level) > HASH_BYTES:
-        sibling = (index ^ 1) * HASH_BYTES
-        if sibling < len(level):
-            path.append(level[sibling : sibling + HASH_BYTES])
+        for path, place in zip(paths, places, strict=True):
+            sibling = (place ^ 1) * HASH_BYTES
+            if sibling < len(level):
+                path.append(level[sibling : sibling + HASH_BYTES])
         even = len(level) - len(level) % (2 * HASH_BYTES)
         nodes = [sha256(b"\x01" + level[i : i + 2 * HASH_BYTES]).digest() for i in range(0, even, 2 * HASH_BYTES)]
         level = b"".join(nodes) + level[even:]
-        index //= 2
-    return level, path
+        places = [place // 2 for place in places]
+    return level, paths
 
 
 def root_from_path(leaf_hash: bytes, index: int, leaves: int, path: Sequence[bytes]) -> bytes | None:
