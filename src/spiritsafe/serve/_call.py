@@ -31,9 +31,13 @@ Status = Literal["ok", "client_gone", "upstream_error", "stream_broken"]
 
 
 class Client(NamedTuple):
-    """Where a request came from; personal, so it enters the ledger's chain as commitments only."""
+    """Where a request came from; personal, so it enters the ledger's chain as commitments only.
+
+    asn: number of the autonomous system that the address belongs to.
+    """
 
     ip_prefix: str | None
+    asn: int | None
     user_agent: str | None
 
 
@@ -177,7 +181,7 @@ class Call:
             sketch=sketch.sketch,
             org=identity.org,
             ip_prefix=self.client.ip_prefix,
-            asn=None,
+            asn=self.client.asn,
             user_agent=self.client.user_agent,
             payment_id=identity.payment_id,
         )

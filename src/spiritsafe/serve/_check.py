@@ -215,9 +215,11 @@ async def _addresses(config: GuardConfig) -> list[Finding]:
         if config.metrics_open:
             found.append(_warn("metrics_open", "anyone who reaches the public port reads the metrics"))
     try:
-        Peers(config.trusted_proxies)
+        Peers(config.trusted_proxies, config.asn_database).close()
     except ValueError as error:
         found.append(Finding("error", "trusted_proxies", f"{error}; write addresses or networks, such as 10.0.0.0/8"))
+    except BadInput as error:
+        found.append(Finding("error", "asn_database", str(error)))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < _FILES:
         found.append(

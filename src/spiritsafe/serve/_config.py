@@ -226,6 +226,7 @@ class GuardConfig(StrictModel):
     logs: LogsConfig = LogsConfig()
     otel: OtelConfig | None = None
     trusted_proxies: tuple[str, ...] = ()
+    asn_database: Path | None = None
     metrics_open: bool = False
 
     @model_validator(mode="after")

@@ -107,7 +107,8 @@ class Guard:
         if config.watermark is not None:
             self._keys_written = config.watermark.keys.stat().st_mtime_ns if config.watermark.keys.exists() else 0
             self.keys = _watermark_keys(config.watermark)
-        self.meter, self.peers = Meter(config), Peers(config.trusted_proxies)
+        self.meter, self.peers = Meter(config), Peers(config.trusted_proxies, config.asn_database)
+        stack.callback(self.peers.close)
         self.upstreams = Upstreams(config)
         stack.push_async_callback(self.upstreams.aclose)
         self.logs = Logs(config.logs, hide=_upstream_keys(config))
