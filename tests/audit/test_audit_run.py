@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,6 +146,30 @@ def test_a_suspect_that_answers_nothing_ends_the_run_with_one_line(tmp_path: Pat
         broken = False
         folder = go(frozen, api)
     assert len(answered(lines(frozen, folder))) == 12
+
+
+def test_a_wrong_address_or_key_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = time.monotonic()
+    with pytest.raises(SpiritsafeError, match=r"unreachable.*run again to go on"):
+        go(plan(tmp_path / "address"), "http://127.0.0.1:9/v1")
+    assert time.monotonic() - started < 20  # three tries, and no question after them
+    with pytest.raises(BadInput, match="an address begins with http"):
+        go(plan(tmp_path / "scheme"), "htp://127.0.0.1:9/v1")
+    monkeypatch.delenv("NO_KEY", raising=False)
+    keyed = {"name": "s", "access": "text", "model": "m", "api_key_env": "NO_KEY"}
+    with pytest.raises(BadInput, match=r"^subject\.api_key_env: the environment variable NO_KEY is not set"):
+        go(plan(tmp_path / "key", subject=keyed), "http://127.0.0.1:9/v1")
+    control = {"base_url": "http://127.0.0.1:9/v1", "model": "c", "api_key_env": "NO_KEY", "price": FREE}
+    with mock_api() as api, pytest.raises(BadInput, match=r"^controls\.other\.api_key_env"):
+        go(plan(tmp_path / "control", controls={"other": control}), api)
+
+
+@pytest.mark.parametrize("name", [".lock", "subject.json"])
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> None:
+    frozen = plan(tmp_path, prompts=2, samples=1)
+    (RunFolder.of(frozen.file).path / name).mkdir(parents=True)
+    with mock_api() as api, pytest.raises(SpiritsafeError, match=r"cannot be written .*fix it and run again"):
+        go(frozen, api)
 
 
 def test_a_budget_that_runs_out_leaves_the_rest_recorded_as_not_asked(tmp_path: Path) -> None:

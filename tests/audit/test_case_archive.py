@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import random
+import resource
 import struct
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from spiritsafe.audit._archive import parse_json, read_json, unpack, write_archive
 from spiritsafe.audit._case import build_case
-from spiritsafe.errors import BadInput
+from spiritsafe.errors import BadInput, SpiritsafeError
 
 FILES = {"a.json": b"{}", "controls/x.jsonl": b"", "inputs/0123456789ab-t/tokenizer.json": b"x" * 3000, "z": b"\0"}
 
@@ -238,3 +239,14 @@ def test_json_is_read_as_the_standard_library_reads_it(value: object) -> None:
 def test_bytes_are_json_or_bad_input(raw: bytes) -> None:
     with contextlib.suppress(BadInput):
         parse_json(raw, "x")
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(SpiritsafeError, match=r"CASE\.zip: the case cannot be written .*run again"):
+            write_archive(tmp_path / "CASE.zip", {"a": b"x" * 20_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

@@ -67,10 +67,11 @@ def test_it_says_question_finding_effect_attempts_limits_and_how_to_check(tmp_pa
     assert {"finding", "effect", "method", "tests", "subject", "controls", "course", "limits", "check"} <= set(page.ids)
     for said in ("Was it trained", "Seen: 0.783", "Expected if the hypothesis is true: 0.5", "3 canaries are not opened",
                  "6.4 × 10⁻¹⁰", "at most 1 in 1.5 thousand million", "not rejected", "It does not say how probable it is",
-                 "spiritsafe audit verify CASE.zip", "9 requests"):  # fmt: skip
+                 "spiritsafe audit verify CASE.zip"):  # fmt: skip
         assert said in page.text, said
     course = page.section("course")
     assert re.search(r"Questions not asked</th><td>12<", course) and re.search(r"started</th><td>3<", course)
+    assert "the controls</th><td>9, $0.50<" in course
 
 
 # How a p-value must never be read: as the probability of a hypothesis, of guilt, of innocence, of chance as the cause.

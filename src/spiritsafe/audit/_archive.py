@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from spiritsafe.errors import BadInput
+from spiritsafe.errors import BadInput, SpiritsafeError
 from spiritsafe.runs import atomic_file
 
 __all__ = ["MOST_BYTES", "parse_json", "read_json", "unpack", "write_archive"]
@@ -41,26 +41,36 @@ def write_archive(out: Path, files: Mapping[str, bytes | Path]) -> None:
 
     Raises:
         BadInput: a name is none that a case may have, or they are too large together; nothing is written.
+        SpiritsafeError: the disk does not take it, or a file cannot be read; nothing is written.
     """
     _check_names(files)
+    try:
+        with atomic_file(out) as target:
+            _fill(target, out, files)
+    except OSError as error:
+        raise SpiritsafeError(
+            f"{out}: the case cannot be written ({error.strerror}); fix it and run again: no question is asked twice"
+        ) from None
+
+
+def _fill(target: BinaryIO, out: Path, files: Mapping[str, bytes | Path]) -> None:
     central, at = [], 0
-    with atomic_file(out) as target:
-        for name in sorted(files):
-            given = files[name]
-            size, crc = _measure(given)
-            header = _local(name, crc, size)
-            if at + len(header) + size > MOST_BYTES:
-                raise BadInput(f"{out}: larger than {MOST_BYTES >> 30} GiB; name fewer or smaller inputs in the plan")
-            target.write(header)
-            written = 0
-            for chunk in _chunks(given):
-                target.write(chunk)
-                written += len(chunk)
-            if written != size:
-                raise BadInput(f"{name}: changed while it was read; let nothing else write there, and try again")
-            central.append(_listed(name, crc, size, at))
-            at += len(header) + size
-        target.write(_ending(central, at))
+    for name in sorted(files):
+        given = files[name]
+        size, crc = _measure(given)
+        header = _local(name, crc, size)
+        if at + len(header) + size > MOST_BYTES:
+            raise BadInput(f"{out}: larger than {MOST_BYTES >> 30} GiB; name fewer or smaller inputs in the plan")
+        target.write(header)
+        written = 0
+        for chunk in _chunks(given):
+            target.write(chunk)
+            written += len(chunk)
+        if written != size:
+            raise BadInput(f"{name}: changed while it was read; let nothing else write there, and try again")
+        central.append(_listed(name, crc, size, at))
+        at += len(header) + size
+    target.write(_ending(central, at))
 
 
 def unpack(path: Path, folder: Path) -> dict[str, str]:

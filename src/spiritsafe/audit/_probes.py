@@ -47,8 +47,8 @@ class Probes:
         """True if the last word was one at the end of a run."""
         return bool(self.entries) and self.entries[-1]["when"] == "end"
 
-    async def ask(self, suspect: Suspect, attempt: int, when: When) -> None:
-        """Ask and write down. A question that gets no answer is written down as that.
+    async def ask(self, suspect: Suspect, attempt: int, when: When) -> TeacherError | None:
+        """Ask and write down. A question that gets no answer is written down as that, and why is returned.
 
         Raises:
             OverBudget: there is no room for them.
@@ -56,15 +56,17 @@ class Probes:
         times = 1 if any(self._replies(entry) for entry in self.entries) else 2
         entry: dict[str, Any] = {"ts": time.time(), "attempt": attempt, "when": when, "replies": None, "error": None}
         replies: list[list[str]] = []
+        failure: TeacherError | None = None
         try:
             for question in _PROMPTS:
                 prompt = Prompt((Message("user", question),))
                 replies.append([(await suspect.complete(prompt, _GREEDY))[0].text for _ in range(times)])
             entry["replies"] = replies
         except TeacherError as error:
-            entry["error"] = f"{error.kind}: {error}"
+            failure, entry["error"] = error, f"{error.kind}: {error}"
         self._chain.append([entry])
         self.entries.append(entry)
+        return failure
 
     def changes(self) -> list[str]:
         """What a reader must know; nothing if every reply stayed the same."""

@@ -27,7 +27,7 @@ from spiritsafe.audit._suspect_spend import Journal
 from spiritsafe.audit._transcript import Transcript
 from spiritsafe.audit.tests import open_test
 from spiritsafe.config import parse_config
-from spiritsafe.errors import BadInput, Interrupted, Refused
+from spiritsafe.errors import BadInput, Interrupted, Refused, SpiritsafeError
 from spiritsafe.progress import Progress, Silent
 from spiritsafe.runs import Run
 from spiritsafe.spend import Budget, Caps, OverBudget, Price
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder", "run_audit"]
 
+_NOT_THERE = ("auth", "malformed", "network", "timeout")  # with these at the start no question is worth a try
 _CAPS = {"usd": "budget.usd", "tokens": "budget.tokens", "requests": "budget.requests"}
 
 
@@ -117,7 +118,9 @@ class _Run:
             todo = sum(len(asker.todo(test, some)) for test, some in zip(tests, items, strict=True))
             probed = suspect.access != "weights" and (todo > 0 or not self.probes.ended)
             if probed:
-                await self.probes.ask(suspect, self.attempts.number, "start")
+                failure = await self.probes.ask(suspect, self.attempts.number, "start")
+                if failure is not None and failure.kind in _NOT_THERE:
+                    raise SpiritsafeError(f"{failure}; what was answered is saved, run again to go on")
                 asker.between = functools.partial(self._halfway, asker, suspect, todo)
             for index, (test, some) in enumerate(zip(tests, items, strict=True)):
                 if index == 0 and self.frozen.plan.stop.rule == "e-value":
@@ -237,10 +240,10 @@ class _Run:
         return Budget(caps, spent=self.journal.spent, names=_CAPS)  # type: ignore[arg-type]
 
     def _show(self, budget: Budget, who: str, test: Test, done: int, total: int) -> None:
-        spent, caps = budget.spent, budget.caps
-        note = "" if not spent.requests else f"{spent.requests} requests, ${spent.usd:.4f}"
-        if note and caps.usd is not None:
-            note += f" of ${caps.usd:g}"
+        spent, cap = budget.spent, budget.caps.usd
+        note = f"{spent.requests:,} requests, {spent.tokens:,} tokens" if spent.requests else ""
+        if note and (spent.usd or cap is not None):  # no price, no dollars
+            note += f", ${spent.usd:.4f}" + (f" of ${cap:g}" if cap is not None else "")
         self.progress.update(f"{who}{test.name}", done, total, note)
 
 
@@ -256,6 +259,10 @@ def _locked(folder: RunFolder) -> Iterator[None]:
             held.enter_context(Run.open(folder.path).lock())
         except BadInput:
             raise BadInput(f"{folder.path}: unusable, or another audit works there; wait for it") from None
+        except OSError as error:
+            raise SpiritsafeError(
+                f"{folder.path}: cannot be written ({error.strerror}); fix it and run again"
+            ) from None
         yield
 
 

@@ -12,6 +12,7 @@ from spiritsafe.audit._probes import Probes
 from spiritsafe.audit._suspect import is_address
 from spiritsafe.audit._suspect_spend import Journal
 from spiritsafe.audit._types import Suspect
+from spiritsafe.errors import SpiritsafeError
 from spiritsafe.records import TeacherInfo
 from spiritsafe.runs import atomic_write
 
@@ -40,6 +41,9 @@ def write_subject(
     """Write it; returns what a reader must know of how the suspect behaved.
 
     controls: name → what is known of it.  notes: of the run.
+
+    Raises:
+        SpiritsafeError: the disk does not take it.
     """
     answers = journal.said("suspect")
     changes = [*_changes(answers), *probes.changes()]
@@ -59,7 +63,10 @@ def write_subject(
         "controls": {name: dict(known) for name, known in controls.items()},
         "spent": {"usd": spent.usd, "tokens": spent.tokens, "requests": spent.requests},
     }
-    atomic_write(path, json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
+    try:
+        atomic_write(path, json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
+    except OSError as error:
+        raise SpiritsafeError(f"{path}: cannot be written ({error.strerror}); fix it and run again") from None
     return changes
 
 

@@ -48,6 +48,8 @@ def open_suspect(
         OverBudget: there is no room for the trial.
     """
     if not is_address(source):
+        if "://" in source:
+            raise BadInput(f"--suspect {source}: an address begins with http:// or https://; weights have no ://")
         from spiritsafe.audit._suspect_weights import WeightsSuspect
 
         return WeightsSuspect(source, subject)
@@ -88,6 +90,11 @@ def _open_api(
     from spiritsafe.audit._suspect_api import ApiSuspect, find_way, plain, templated
     from spiritsafe.audit._suspect_spend import Purse
 
+    try:
+        config.api_key()
+    except BadInput as error:
+        section = "subject" if who == "suspect" else who.replace("control ", "controls.")
+        raise BadInput(str(error).replace("teacher.", f"{section}.", 1)) from None
     render: Callable[[Prompt], str] = plain if base is None or not logprobs else templated(base)
     way = None
     if logprobs:

@@ -65,7 +65,8 @@ class Calls:
                 return await self._once(tokens_in, tokens_out, send)
             except TeacherError as error:
                 tries += 1
-                unreachable = error.kind == "network" and not self._ever and tries >= _TRIES_TO_CONNECT
+                never = error.kind in ("network", "timeout") and not self._ever
+                unreachable = never and tries >= _TRIES_TO_CONNECT
                 if not error.transient or unreachable or tries >= _TRIES:
                     raise _of_suspect(error) from None
                 pause = min(_LONGEST_BACKOFF_S, self._backoff_s * 2 ** (tries - 1)) * (0.5 + random.random())  # noqa: S311

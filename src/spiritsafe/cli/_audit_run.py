@@ -46,6 +46,8 @@ def run(
     case = out or file.with_suffix(".case.zip")
     if not case.parent.is_dir():
         raise BadInput(f"--out {case}: no such folder; make it first")
+    if case.is_dir():
+        raise BadInput(f"--out {case}: a folder; name the file that the case is to be, such as CASE.zip")
     frozen = load_frozen(file)
     with watching(quiet=as_json) as progress:
         for note in frozen.notes:

@@ -194,7 +194,8 @@ def _course(case: Case) -> list[tuple[str, str]]:
         if flaws.get(flaw):
             rows.append((label, count(flaws[flaw])))
     if spent.get("requests"):
-        rows.append(("Paid for", f"{count(spent['requests'])} requests, {usd(spent.get('usd'))}"))
+        paid = usd(spent.get("usd")) if spent.get("usd") else "no price, or none known"
+        rows.append(("Requests sent to the suspect and the controls", f"{count(spent['requests'])}, {paid}"))
     return rows
 
 
