@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import io
 import json
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import coins_kit
 import numpy as np
+import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,7 +30,8 @@ from spiritsafe.audit._freeze import Frozen, freeze
 from spiritsafe.audit._run import RunFolder, run_audit
 from spiritsafe.audit._tsa import timestamp
 from spiritsafe.audit._verify import CaseVerification, verify_case
-from spiritsafe.keys import commit_keys, load_keys, new_keys, open_leaf
+from spiritsafe.keys import commit_keys, load_keys, new_keys, open_accounts, open_leaf
+from spiritsafe.keys._commitment import Leaves
 from spiritsafe.ledger import Event, canonical_json
 from spiritsafe.ledger._evidence import canary_commit, open_canary
 from spiritsafe.records import TeacherInfo
@@ -243,6 +246,7 @@ def marks(
     marking: Mapping[str, Any] | None = None,
     slots: int = 8,
     slot: int | None = 3,
+    opened: Sequence[int] = (),
     mode: str = "reading",
     authority: Authority | None = None,
     signed: bool = True,
@@ -250,7 +254,10 @@ def marks(
     test: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Made:
-    """A case of radioactivity: texts marked with real keys, of which a suspect remembers a share."""
+    """A case of radioactivity: texts marked with real keys, of which a suspect remembers a share.
+
+    opened: the accounts' slots whose keys are opened; the one that marked and the next unless given.
+    """
     keys = folder / "KEYS.json"
     settings = {"scheme": "gumbel-dual"} | dict(marking or {})
     new_keys(keys, marking=settings, epoch="2026-10")
@@ -259,13 +266,11 @@ def marks(
     loaded = load_keys(keys)
     written = [[int(x) for x in marked.write(loaded, "2026-10", slot, tokens, seed)] for seed in range(texts)]
     epoch, coin = (open_leaf(keys, "2026-10", purpose, commitment=commitment) for purpose in ("epoch", "coin"))
-    leaves = {"epoch": epoch, "coin": coin}
-    if slot is not None:
-        leaves |= {
-            f"slot{n}": open_leaf(keys, "2026-10", "account", n, commitment=commitment) for n in (slot, slot + 1)
-        }
-    for name, leaf in leaves.items():
+    for name, leaf in {"epoch": epoch, "coin": coin}.items():
         (folder / f"{name}.json").write_text(leaf.model_dump_json())
+    if slot is not None:
+        accounts = open_accounts(keys, "2026-10", opened or (slot, slot + 1), commitment=commitment)
+        (folder / "slots.json").write_text(Leaves(leaves=accounts).model_dump_json())
     rows: list[dict[str, Any]] = [
         {"prompt": f"say w{i}", "tokens": ids, "prompt_tokens": [1, i], "created": created or time.time() + 1}
         for i, ids in enumerate(written)
@@ -275,7 +280,7 @@ def marks(
     planned = {
         "kind": "radioactivity", "mode": mode, "texts": "texts.jsonl", "tokenizer": "tok", "marking": settings,
         "commitment": "COMMITMENT.json", "leaves": ["epoch.json", "coin.json"], "decoys": 20,
-        "per_account": [f"{name}.json" for name in leaves if name.startswith("slot")],
+        "per_account": [] if slot is None else ["slots.json"],
     } | dict(test or {})  # fmt: skip
     suspect = Reader(share, tokenizer, [[1, i, *ids] if mode == "reading" else ids for i, ids in enumerate(written)])
     return make(folder, [planned], suspect, authority=authority, signed=signed, stamped=("COMMITMENT.json",), **more)
@@ -289,6 +294,15 @@ def second(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-I", "-S", "-c", _ALONE, str(VERIFIER["verify_case.py"].parent), str(path), *options],
         capture_output=True, text=True, cwd="/", check=False,
     )  # fmt: skip
+
+
+def verifier(name: str) -> Any:
+    """A file of the second verifier, as a module."""
+    from spiritsafe.audit._case import VERIFIER
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(VERIFIER[f"{name}.py"].parent))
+        return importlib.import_module(name)
 
 
 # -I keeps the script's folder off the path; the two files have to find each other and nothing else

@@ -10,7 +10,6 @@ import random
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -35,16 +34,13 @@ MARK = {"gamma": 0.25, "depth": 30}
 
 
 @pytest.fixture(scope="module")
-def numbers() -> Iterator[Any]:
-    folder = str(VERIFIER["verify_case.py"].parent)
-    sys.path.insert(0, folder)
-    try:
-        import verify_numbers
+def marks() -> ModuleType:
+    return kit.verifier("verify_case")
 
-        module: ModuleType = verify_numbers
-        yield module
-    finally:
-        sys.path.remove(folder)
+
+@pytest.fixture(scope="module")
+def coins() -> ModuleType:
+    return kit.verifier("verify_coins")
 
 
 def test_it_is_short_and_imports_the_standard_library_only() -> None:
@@ -77,57 +73,65 @@ def test_without_a_case_it_says_how_to_use_it() -> None:
     assert done.returncode == 1 and "It does NOT check signatures or timestamps" in done.stderr
 
 
-def test_alone_it_takes_its_other_half_from_the_case_if_that_is_the_right_one(tmp_path: Path) -> None:
-    made = kit.coins(tmp_path, signed=False)
-    alone = tmp_path / "verify_case.py"
-    with zipfile.ZipFile(made.path) as case:
-        files = {name: case.read(name) for name in case.namelist()}
-    alone.write_bytes(files["verify_case.py"])
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
-        for name, content in files.items():
-            other.writestr(name, content + (b"# other" if name == "verify_numbers.py" else b""))
-    for case_file, status, said in ((made.path, 0, "nothing wrong was found"), (tmp_path / "other.zip", 1, "WRONG")):
-        done = subprocess.run([sys.executable, alone, case_file], capture_output=True, text=True, check=False)
-        assert done.returncode == status and said in done.stdout + done.stderr, done.stdout + done.stderr
+def test_taken_out_of_a_case_one_file_does_for_marks_and_says_so_where_coins_need_the_other(tmp_path: Path) -> None:
+    (tmp_path / "marks").mkdir()
+    keyed, tossed = kit.marks(tmp_path / "marks", signed=False, texts=3, tokens=20), kit.coins(tmp_path, signed=False)
+
+    def run(case: Path) -> str:
+        script = tmp_path / "verify_case.py"
+        done = subprocess.run([sys.executable, script, case], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with zipfile.ZipFile(tossed.path) as case:
+        case.extract("verify_case.py", tmp_path)
+    assert "log10 p = " in run(keyed.path)
+    said = run(tossed.path)
+    assert "log10 p" not in said and "not checked here: transcripts: the questions and numbers of twins" in said
+    with zipfile.ZipFile(tossed.path) as case:
+        case.extract("verify_coins.py", tmp_path)
+    said = run(tossed.path)
+    assert said.count("log10 p = ") == 2 and "numbers of twins" not in said
 
 
-def test_the_keyed_function_against_its_vectors(numbers: Any) -> None:
+def test_the_keyed_function_against_its_vectors(marks: Any) -> None:
     for one in json.loads(VECTORS.read_text())["vectors"]:
         key = bytes.fromhex(one["key"])
-        assert numbers.siphash(key, one["context"]) == int(one["hash"], 16)
-        z = numbers.value(key, one["context"], one["token"])
+        assert marks.siphash(marks.lanes([key]), one["context"]) == int(one["hash"], 16)
+        (z,) = marks.values(marks.lanes([key]), one["context"], one["token"])
         assert z == int(one["value"], 16) and ((z >> 12) + 0.5) / 2**52 == float.fromhex(one["uniform"])
 
 
 @settings(max_examples=30, deadline=None)
 @given(key=st.binary(min_size=16, max_size=16), width=st.integers(1, 8), data=st.data())
-def test_scores_of_every_scheme(numbers: Any, key: bytes, width: int, data: st.DataObject) -> None:
+def test_scores_of_every_scheme(marks: Any, key: bytes, width: int, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=width + 1, max_size=width + 1))
     z = values(key_words(key)[0], np.array([ids[:-1]], np.uint32), np.array(ids[-1:], np.uint32))
-    assert numbers.value(key, ids[:-1], ids[-1]) == int(z[0])
+    others = [bytes(16), b"\xff" * 16]
+    assert marks.values(marks.lanes([others[0], key, others[1]]), ids[:-1], ids[-1])[1] == int(z[0])
     for scheme in ("gumbel-dual", "kgw", "synthid"):
-        marks: Any = scheme_for(Marking(scheme=scheme, context_width=width))
+        ours: Any = scheme_for(Marking(scheme=scheme, context_width=width))
         from spiritsafe.watermark._prf import context_hashes
 
         hashes = context_hashes(key_words(key)[0], np.array([ids[:-1]], np.uint32))
-        expected = float(marks.scores(hashes, np.array(ids[-1:], np.uint32))[0])
-        assert numbers.score(scheme, MARK, int(z[0])) == pytest.approx(expected, rel=1e-12)
+        expected = float(ours.scores(hashes, np.array(ids[-1:], np.uint32))[0])
+        assert marks.score(scheme, MARK, int(z[0])) == pytest.approx(expected, rel=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(n=st.integers(1, 800), z=st.floats(-2, 30), scheme=st.sampled_from(["gumbel-dual", "kgw", "synthid"]))
-def test_tails_and_e_values_of_sums(numbers: Any, n: int, z: float, scheme: str) -> None:
+def test_tails_and_e_values_of_sums(marks: Any, n: int, z: float, scheme: str) -> None:
     mean, sd, most = {
         "gumbel-dual": (1.0, 1.0, math.inf), "kgw": (0.25, 0.433, 1.0), "synthid": (15.0, 2.739, 30.0)
     }[scheme]  # fmt: skip
     total = min(max(mean * n + z * sd * math.sqrt(n), 1.0), most * n)
     total = total if scheme == "gumbel-dual" else float(round(total))
     detector = NativeDetector.of_keys(Marking(scheme=scheme), [("e", bytes(16), bytes(16))])
-    assert numbers.mark_p(scheme, MARK, n, total, True) == pytest.approx(
+    assert marks.mark_p(scheme, MARK, n, total, True) == pytest.approx(
         detector.log10_tail(n, total), rel=1e-8, abs=1e-9
     )
     stopped = pvalue.from_evalues(stopped_log10_e(detector, n, total))
-    assert numbers.mark_p(scheme, MARK, n, total, False) == pytest.approx(stopped, rel=1e-9, abs=1e-9)
+    assert marks.mark_p(scheme, MARK, n, total, False) == pytest.approx(stopped, rel=1e-9, abs=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
@@ -138,7 +142,7 @@ def test_tails_and_e_values_of_sums(numbers: Any, n: int, z: float, scheme: str)
     ),
     k=st.integers(1, 3),
 )  # fmt: skip
-def test_which_predictions_count(numbers: Any, texts: list[tuple[list[int], list[int]]], k: int) -> None:
+def test_which_predictions_count(marks: Any, texts: list[tuple[list[int], list[int]]], k: int) -> None:
     draws = random.Random(str(texts))
     said = [[draws.randrange(3) for _ in ids] for _, ids in texts]
     wrote = [
@@ -151,30 +155,32 @@ def test_which_predictions_count(numbers: Any, texts: list[tuple[list[int], list
     ]
     asked = {str(i): {"ids": [*text[0], *text[1]], "first": len(text[0])} for i, text in enumerate(texts)}
     answers = {str(i): {"argmax": guess} for i, guess in enumerate(said)}
-    assert numbers.read_marks({"mode": "reading", "supervised": True}, k, asked, answers) == expected
+    assert marks.read_marks({"mode": "reading", "supervised": True}, k, asked, answers) == expected
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 400), data=st.data())
-def test_coins(numbers: Any, n: int, data: st.DataObject) -> None:
+def test_coins(coins: Any, n: int, data: st.DataObject) -> None:
     wins = data.draw(st.integers(0, n))
     pairs = {str(i): (["a", "b"], 0) for i in range(n)}
     better, worse = {"first": [-1.0, 1], "second": [-2.0, 1]}, {"first": [-2.0, 1], "second": [-1.0, 1]}
     answers = {str(i): better if i < wins else worse for i in range(n)}
-    exact, judged = numbers.twins_p(pairs, 0, answers, False)
+    exact, judged = coins.p_of("twins", pairs, [], answers, False)
     assert judged == n and exact == pytest.approx(pvalue.binomial(n, 0.5, wins), rel=1e-9, abs=1e-9)
-    by_e, _ = numbers.twins_p(pairs, 0, answers, True)
+    by_e, _ = coins.p_of("twins", pairs, [], answers, True)
     assert by_e == pytest.approx(pvalue.from_evalues(pvalue.coin_evalue(n, wins)), rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(2, 30), min_size=1, max_size=5), data=st.data())
-def test_ranks(numbers: Any, sizes: list[int], data: st.DataObject) -> None:
+def test_ranks(coins: Any, sizes: list[int], data: st.DataObject) -> None:
     ranks = [data.draw(st.integers(1, size)) for size in sizes]
     known = {str(i): (["x"] * size, 0) for i, size in enumerate(sizes)}
     answers = {
         str(i): {"logprobs": [[-1.0, 1]] + [[-0.5 if j < rank - 1 else -2.0, 1] for j in range(size - 1)]}
         for i, (rank, size) in enumerate(zip(ranks, sizes, strict=True))
     }
-    found, _ = numbers.canaries_p(known, [], answers)
+    found, _ = coins.p_of("canaries", known, [], answers, False)
     assert found == pytest.approx(pvalue.rank_sum(ranks, sizes), rel=1e-9, abs=1e-9)
     if math.prod(sizes) <= 500:
         seen = sum(pvalue.decibans(*one) for one in zip(ranks, sizes, strict=True))
@@ -183,9 +189,10 @@ def test_ranks(numbers: Any, sizes: list[int], data: st.DataObject) -> None:
         assert found == pytest.approx(math.log10(Fraction(reached, math.prod(sizes))), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=3), st.lists(st.text(max_size=30), min_size=2, max_size=3))
-def test_resemblance(numbers: Any, replies: list[str], texts: list[str]) -> None:
-    assert numbers.scores({"replies": replies}, texts) == resemblance(replies, texts)
+def test_resemblance(coins: Any, replies: list[str], texts: list[str]) -> None:
+    assert coins.scores({"replies": replies}, texts) == resemblance(replies, texts)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +208,7 @@ def test_marks_of_every_kind(mode: str, supervised: bool, marking: dict[str, Any
     made = kit.marks(
         tmp_path, mode=mode, marking=marking, test={"supervised": supervised}, signed=False, texts=6, tokens=60
     )
-    done = kit.second(made.path, "--decoys")
+    done = kit.second(made.path)
     assert done.returncode == 0, done.stdout
     assert f"log10 p = {made.judged.outcomes[0].log10_p:.6f}" in done.stdout
     assert made.verify().ok

@@ -85,7 +85,7 @@ class TestGenuine:
 
     def test_the_second_verifier_agrees(self, whole: kit.Made, plain: kit.Made, marks: kit.Made) -> None:
         for made in (whole, plain, marks):
-            done = kit.second(made.path, "--decoys")
+            done = kit.second(made.path)
             assert done.returncode == 0, done.stdout + done.stderr
             for outcome in made.judged.outcomes:
                 assert f"{outcome.test}: log10 p = {outcome.log10_p:.6f}" in done.stdout

@@ -48,7 +48,7 @@ __all__ = [
 CASE_FORMAT = "spiritsafe-case/1"
 CASE_PREDICATE = "urn:spiritsafe:audit-case:1"
 _SCRIPTS = Path(__file__).parent / "verifier"
-VERIFIER = {name: _SCRIPTS / name for name in ("verify_case.py", "verify_numbers.py")}
+VERIFIER = {name: _SCRIPTS / name for name in ("verify_case.py", "verify_coins.py")}
 
 
 @dataclass(frozen=True, slots=True)
