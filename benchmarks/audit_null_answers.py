@@ -35,7 +35,7 @@ __all__ = [
     "scheme_of",
 ]
 
-SAMPLED = ("teacher", "untrained-4", "unmarked-1", "secret-3")
+SAMPLED = ("untrained-4", "unmarked-1", "secret-3", "human-2")
 """Who is sampled again and again, for equality."""
 GREEDY, EQUAL, SAMPLES = 16, 6, 20
 """Prompts of similarity; prompts of equality, and replies to each."""
@@ -47,6 +47,7 @@ class Asked:
 
     def __init__(self, teacher: Teacher, run: Path, innocents: Sequence[Innocent] = INNOCENTS) -> None:
         self.teacher, self.run, self.innocents = teacher, run, innocents
+        self._reading: dict[str, Any] = {}
         run.mkdir(parents=True, exist_ok=True)
 
     def answers(self, one: Innocent) -> dict[str, Any]:
@@ -124,8 +125,10 @@ class Asked:
         return opened(keys.epoch_key(epoch, scheme), keys.coin_key(epoch, scheme), account, scheme)
 
     def reading(self, name: str) -> Any:
-        texts = self.texts(name)
-        return radioactivity(texts, MARKED[name], self.keys(name))
+        if name not in self._reading:
+            texts = self.texts(name)
+            self._reading[name] = radioactivity(texts, MARKED[name], self.keys(name), tokenizer=self.teacher.path)
+        return self._reading[name]
 
     @functools.cached_property
     def completions(self) -> Any:

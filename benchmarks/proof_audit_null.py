@@ -63,7 +63,7 @@ class Cell:
     redrawn: str
     who: Callable[[Sequence[Innocent]], str]
     run: Callable[[Asked, np.random.Generator, int], Iterator[Mapping[str, float]]]
-    trials: int = 1150
+    trials: int = 690
     levels: tuple[float, ...] = (1e-2, 1e-3)
     independent: bool = True
 
@@ -98,28 +98,28 @@ def radioactivity() -> Iterator[Cell]:
 
 def coin_tests() -> Iterator[Cell]:
     for name, run, trials in (
-        ("likelihood", coins.twins, 11_500),
-        ("likelihood, e-value, stopped at its best", coins.twins_stopping, 2300),
-        ("likelihood, budget exhausted", coins.twins_stopped, 2300),
-        ("text", coins.twins_by_text, 2300),
+        ("likelihood", coins.twins, 4600),
+        ("likelihood, e-value, stopped at its best", coins.twins_stopping, 1150),
+        ("likelihood, budget exhausted", coins.twins_stopped, 1150),
+        ("text", coins.twins_by_text, 1150),
     ):
         yield Cell("twins", name, "coins", real(), run, trials)
     for name, run, trials in (
-        ("likelihood", coins.canaries("canaries"), 11_500),
-        ("likelihood, budget exhausted", coins.canaries_stopped, 2300),
-        ("text", coins.canaries("canaries-text"), 2300),
+        ("likelihood", coins.canaries("canaries"), 4600),
+        ("likelihood, budget exhausted", coins.canaries_stopped, 1150),
+        ("text", coins.canaries("canaries-text"), 1150),
     ):
         yield Cell("canaries", name, "draws", real(), run, trials)
 
 
 def lead_tests() -> Iterator[Cell]:
     who = real(lambda one: one.name in SAMPLED)
-    yield Cell("equality", "same model twice", "which replies were first", who, leads.equality, 1000)
+    yield Cell("equality", "same model twice", "which replies were first", who, leads.equality, 600)
     who = real(lambda one: one.name != "teacher")
     what, levels = "suspect and controls", (0.1, 0.05)
-    yield Cell("similarity", f"{leads.CONTROLS} controls", what, who, leads.similarity, 400, levels)
+    yield Cell("similarity", f"{leads.CONTROLS} controls", what, who, leads.similarity, 230, levels)
     who = real(lambda one: one.student.layers == 4)
-    yield Cell("lineage", "units and coordinates reordered", "orders", who, leads.lineage_reordered, 230)
+    yield Cell("lineage", "units and coordinates reordered", "orders", who, leads.lineage_reordered, 204)
 
 
 CELLS = (*small(), *radioactivity(), *coin_tests(), *lead_tests())
