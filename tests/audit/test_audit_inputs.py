@@ -168,6 +168,22 @@ def test_keys_are_named_by_hash_and_stay_out_of_the_inputs(folder, tokenizer):
     assert not any(b"spiritsafe-leaf" in path.read_bytes() for path in found.files.values())
 
 
+def test_many_keys_come_in_one_file(folder, tokenizer):
+    from spiritsafe.keys import open_accounts
+
+    commitment, leaves = write_keys(folder)
+    several = open_accounts(folder / "KEYS.json", "2026-11", range(50), commitment=commitment)
+    given = {"format": "spiritsafe-leaves/1", "leaves": [leaf.model_dump(mode="json") for leaf in several]}
+    (folder / "slots.json").write_text(json.dumps(given))
+    found = gather(write_plan(folder, tests=_radioactivity(tokenizer, per_account=["slots.json"])))
+    assert found.leaves == {"radioactivity": (leaves["epoch"], leaves["coin"], *several)}
+    assert len(found.plan.tests[0].per_account) == 50
+    with pytest.raises(BadInput, match=r"account\.json: this key is given twice"):
+        gather(write_plan(folder, tests=_radioactivity(tokenizer, per_account=["slots.json", "account.json"])))
+    with pytest.raises(BadInput, match=r"slots\.json: is an account key"):
+        gather(write_plan(folder, tests=_radioactivity(tokenizer, leaves=["slots.json", "coin.json"])))
+
+
 def test_a_leafs_hash_is_of_its_meaning_not_of_its_spelling(folder):
     _, leaves = write_keys(folder)
     (folder / "spaced.json").write_text(json.dumps(json.loads((folder / "epoch.json").read_text()), indent=4))

@@ -67,7 +67,7 @@ async def test_the_twins_example_freezes(tmp_path: Path) -> None:
 def test_the_marks_example_freezes(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples/audit/marks.yaml", tmp_path)
     commitment, _ = write_keys(tmp_path)
-    (tmp_path / "account.json").rename(tmp_path / "slot-7.json")
+    (tmp_path / "account.json").rename(tmp_path / "slots.json")
     save_tiny(tmp_path / "teacher")
     save_tiny(tmp_path / "base", seed=1)
     write_lines(tmp_path / "released.jsonl", [{"prompt": "say", "completion": "the cat", "created": "2199-01-01"}])
@@ -85,7 +85,7 @@ def test_account_keys_alone_pay_for_every_slot(tmp_path: Path) -> None:
     save_tiny(tmp_path / "teacher")
     save_tiny(tmp_path / "base", seed=1)
     write_lines(tmp_path / "released.jsonl", [{"prompt": "say", "completion": "the cat"}])
-    text = (ROOT / "examples/audit/marks.yaml").read_text().replace("slot-7.json", "account.json")
+    text = (ROOT / "examples/audit/marks.yaml").read_text().replace("slots.json", "account.json")
     with pytest.raises(BadInput, match="coin key"):  # whose contexts are the account's, the coin says
         freeze(_written(tmp_path, text.replace("[epoch.json, coin.json]", "[]")))
     text = text.replace("[epoch.json, coin.json]", "[coin.json]")

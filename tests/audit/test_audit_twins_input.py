@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spiritsafe.audit import _types as types
+from spiritsafe.audit.tests._marked_texts import read_texts
+from spiritsafe.audit.tests._pairs import released_text
 from spiritsafe.errors import BadInput
 from spiritsafe.ledger import Event
 
@@ -201,3 +203,18 @@ def test_an_unknown_item_is_refused_and_other_tests_lines_are_not_looked_at() ->
     with pytest.raises(BadInput, match="'req_9' is not one of its questions"):
         test.judge([kit.record("twins", "req_9", None)])
     assert test.judge([kit.record("canaries", "req_9", None)]).n_scored == 0
+
+
+def test_what_was_released_is_a_text_that_may_be_marked(tmp_path: Path) -> None:
+    """A test of marks reads an export of twins as the texts that went out."""
+    lines = [kit.pair_line(1, "first", "second", 1), kit.pair_line(2, "first", "second", 0)]
+    asked = [[{"role": "user", "content": f"question {n}"}] for n in (1, 2)]
+    assert [released_text(line) for line in lines] == [
+        {"messages": asked[0], "completion": "second"},
+        {"messages": asked[1], "completion": "first"},
+    ]
+    assert released_text(lines[0] | {"coin": 2}) is None
+    assert released_text(lines[0] | {"second": {"choices": []}}) is None
+    kit.write_lines(tmp_path / "twins.jsonl", [lines[0] | {"coin": "1"}])
+    with pytest.raises(BadInput, match="no text in it"):
+        read_texts(tmp_path / "twins.jsonl", lambda: None, None)

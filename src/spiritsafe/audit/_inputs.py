@@ -18,7 +18,7 @@ from spiritsafe.audit._plan import AuditPlan, RadioactivityConfig, TestConfig
 from spiritsafe.audit._sign import load_signer, public_hex
 from spiritsafe.config import load_config
 from spiritsafe.errors import BadInput
-from spiritsafe.keys import Commitment, Leaf, load_commitment, load_leaf, verify_leaf
+from spiritsafe.keys import Commitment, Leaf, load_commitment, load_leaves, verify_leaf
 from spiritsafe.ledger import canonical_json
 from spiritsafe.runs import hash_path, hash_value
 
@@ -101,17 +101,18 @@ def hold_leaves(leaves: Iterable[tuple[str, Leaf]], commitment: Commitment, wher
     Raises:
         BadInput: it does not.
     """
-    held: list[Leaf] = []
+    held: dict[tuple[str, str, str, int | None], Leaf] = {}
     for label, leaf in leaves:
         if not verify_leaf(leaf, commitment.root):
             raise BadInput(
                 f"{label}: the {leaf.purpose} key of {leaf.key_set}, epoch {leaf.epoch}, is not covered by {where}; "
                 "open it against the commitment that was published (watermark keys open --commitment)"
             )
-        if leaf in held:
+        place = (leaf.purpose, leaf.scheme, leaf.epoch, leaf.slot)
+        if place in held:
             raise BadInput(f"{label}: this key is given twice; name it once")
-        held.append(leaf)
-    return tuple(held)
+        held[place] = leaf
+    return tuple(held.values())
 
 
 def with_folders(files: Mapping[str, Path]) -> dict[str, Path]:
@@ -183,23 +184,24 @@ class _Gathering:
         return self._file(beside, "timestamp") if self._path(beside).is_file() else None
 
     def _leaves(self, name: str, test: RadioactivityConfig) -> dict[str, Any]:
-        given = [*test.leaves, *test.per_account]
-        if given and test.commitment is None:
+        if (test.leaves or test.per_account) and test.commitment is None:
             raise BadInput(f"tests.{name}: opened keys prove nothing without the commitment that was published before")
         if test.commitment is None:
             return {}
         commitment = load_commitment(self._path(test.commitment))
-        read = [(text, load_leaf(self._path(text))) for text in given]
-        for place, (text, leaf) in enumerate(read):
-            wrong = (leaf.purpose == "account") != (place >= len(test.leaves))
-            if wrong:
+        shared, accounts = (
+            [(text, leaf) for text in given for leaf in load_leaves(self._path(text))]
+            for given in (test.leaves, test.per_account)
+        )
+        for place, (text, leaf) in enumerate([*shared, *accounts]):
+            if (leaf.purpose == "account") != (place >= len(shared)):
                 raise BadInput(
                     f"{text}: is an {leaf.purpose} key; account keys belong in per_account, others in leaves"
                 )
-        held = hold_leaves(read, commitment, test.commitment)
+        held = hold_leaves([*shared, *accounts], commitment, test.commitment)
         self._found.leaves[name], self._found.commitments[name] = held, commitment
         names = [f"leaf/{describe_leaf(leaf)['sha256'][:_SHORT]}" for leaf in held]
-        return {"leaves": tuple(names[: len(test.leaves)]), "per_account": tuple(names[len(test.leaves) :])}
+        return {"leaves": tuple(names[: len(shared)]), "per_account": tuple(names[len(shared) :])}
 
     def _weigh(self, text: str, or_words: bool = False) -> str:
         """The name of weights. or_words: what is no path here stays as it is."""

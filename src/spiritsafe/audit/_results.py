@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from spiritsafe.audit._types import Outcome
+from spiritsafe.audit._types import Hypothesis, Outcome
 
 __all__ = ["RESULTS_FORMAT", "Finding", "Grade", "effect_words", "finding", "outcome_json", "p_words", "rejects"]
 
@@ -27,6 +27,8 @@ class Finding:
     """The finding of a case.
 
     log10_p, test, n_scored: of the primary test, after correction.  decided: the tests that rejected, in order.
+    accounts: the hypotheses of accounts' keys that rejected in these tests, after Holm over all committed slots. That
+        anybody is named who should not be has a probability of at most alpha, besides the alpha of the finding.
     """
 
     grade: Grade
@@ -35,6 +37,7 @@ class Finding:
     n_scored: int
     statement: str
     decided: tuple[str, ...]
+    accounts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As results.json has it."""
@@ -45,6 +48,7 @@ class Finding:
             "n_scored": self.n_scored,
             "statement": self.statement,
             "decided": list(self.decided),
+            "accounts": list(self.accounts),
         }
 
 
@@ -76,7 +80,16 @@ def finding(
         n_scored=primary.n_scored,
         statement=_statement(primary, nulls[primary.test], alpha, grade, because),
         decided=tuple(decided),
+        accounts=tuple(one.name for outcome in outcomes if outcome.test in decided for one in _named(outcome, alpha)),
     )
+
+
+def _named(outcome: Outcome, alpha: float) -> list[Hypothesis]:
+    return [
+        one
+        for one in outcome.hypotheses
+        if one.facts.get("layer") == "account" and one.facts["log10_p_family"] <= math.log10(alpha)
+    ]
 
 
 def rejects(outcome: Outcome, alpha: float) -> bool:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from spiritsafe.audit._anchors import ledger_head
+from spiritsafe.audit._archive import read_json
 from spiritsafe.audit._frozen import FORMAT, Frozen, families_of, seed_of
 from spiritsafe.audit._inputs import describe_commitment, describe_leaf, hold_leaves, name_of
 from spiritsafe.audit._plan import AuditPlan, CanariesConfig, TwinsConfig
 from spiritsafe.config import parse_config
 from spiritsafe.errors import BadInput
 from spiritsafe.keys import Commitment, Leaf, load_commitment
-from spiritsafe.keys._file import read_limited
 from spiritsafe.ledger import canonical_json
 from spiritsafe.runs import hash_path
 
@@ -145,7 +145,7 @@ def _leaves(
 ) -> dict[str, tuple[Leaf, ...]]:
     if not listed:
         return {}
-    revealed = read_limited(folder / "reveal.json")
+    revealed = read_json(folder / "reveal.json", "reveal.json")
     opened = revealed.get("leaves") if isinstance(revealed, dict) else None
     if not isinstance(opened, dict) or set(opened) != set(listed):
         raise BadInput("reveal.json: does not open keys for the tests that the plan says")

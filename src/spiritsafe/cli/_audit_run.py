@@ -60,6 +60,8 @@ def run(
         print_json(facts | {"finding": found.to_dict()})
         return
     print(f"{found.grade}: {found.statement}\n")
+    for account in found.accounts:
+        print(f"whose replies: {account}")
     for outcome in judged.outcomes:
         for note in outcome.notes:
             print(f"{outcome.test}: {note}")

@@ -113,6 +113,8 @@ def _say(case: Path, found: CaseVerification, as_json: bool) -> None:
     if as_json:
         return
     print(f"\n{found.finding.grade}: {found.finding.statement}")
+    for account in found.finding.accounts:
+        print(f"whose replies: {account}")
     if found.ok:
         print(
             "\nA second verifier, two short files of Python's standard library that share no code with this one, is in "

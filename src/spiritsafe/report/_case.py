@@ -19,6 +19,7 @@ from spiritsafe.report._case_words import (
     LIMITS,
     PROOF_FOR,
     TRIED_BEFORE,
+    accounts_words,
     plain_words,
     rarity,
 )
@@ -26,6 +27,8 @@ from spiritsafe.report._format import MISSING, count, mapping, number, usd
 from spiritsafe.report._page import page
 
 __all__ = ["render_case"]
+
+_MOST_ACCOUNTS = 20  # rows of the page
 
 
 def render_case(case: Case) -> str:
@@ -48,6 +51,7 @@ def case_view(case: Case) -> dict[str, Any]:
         "headline": HEADLINES[grade],
         "statement": finding["statement"],
         "plain": plain_words(finding, outcomes[0], alpha),
+        "accounts": accounts_words(finding["accounts"], outcomes, alpha),
         "proof_for": PROOF_FOR if grade == "proof" else "",
         "doubts": [line.partition(";")[0] for line in case.doubts] if grade == "lead" else [],
         "tried_before": _tried_before(case),
@@ -144,23 +148,33 @@ def _test(place: int, one: Mapping[str, Any], case: Case, alpha: float) -> dict[
 
 
 def _hypotheses(outcomes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """A row for each; of many accounts the strongest, and one row for the others together."""
     rows = []
     for one in outcomes:
+        accounts = [found for found in one["hypotheses"] if found["facts"].get("layer") == "account"]
+        weaker = sorted(accounts, key=lambda found: found["log10_p"])[_MOST_ACCOUNTS:]
+        left_out = {found["name"] for found in weaker}
         for found in one["hypotheses"]:
-            rank, corrected = found["rank"], found["facts"].get("log10_p_family")
-            family = found["facts"].get("family", one["family"])
-            decoys = f"{count(rank[0])} of {count(rank[1])}" if rank else MISSING
-            rows.append((
-                found["name"] if len(one["hypotheses"]) > 1 else one["test"],
-                [
-                    ("Counted", count(found["n_scored"])),
-                    ("Sum or count found", f"{found['statistic']:,.6g}".replace("-", "−")),
-                    ("p by itself", p_words(found["log10_p"])),
-                    ("p, corrected", MISSING if corrected is None else f"{p_words(corrected)} (for {count(family)})"),
-                    ("Decoys that do as well", decoys),
-                ],
-            ))  # fmt: skip
+            if found["name"] not in left_out:
+                name = found["name"] if len(one["hypotheses"]) > 1 else one["test"]
+                rows.append((name, _figures(found, one["family"])))
+        if weaker:
+            rows.append(
+                (f"{count(len(weaker))} other account slots: none has a smaller p than", _figures(weaker[0], 1))
+            )
     return rows
+
+
+def _figures(found: Mapping[str, Any], family: int) -> list[tuple[str, Any]]:
+    rank, corrected = found["rank"], found["facts"].get("log10_p_family")
+    over = count(found["facts"].get("family", family))
+    return [
+        ("Counted", count(found["n_scored"])),
+        ("Sum or count found", f"{found['statistic']:,.6g}".replace("-", "−")),
+        ("p by itself", p_words(found["log10_p"])),
+        ("p, corrected", MISSING if corrected is None else f"{p_words(corrected)} (for {over})"),
+        ("Decoys that do as well", f"{count(rank[0])} of {count(rank[1])}" if rank else MISSING),
+    ]
 
 
 def _controls(controls: Mapping[str, Any], alpha: float, primary: str) -> list[tuple[str, list[tuple[str, Any]]]]:

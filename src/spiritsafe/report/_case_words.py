@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["GLOSSARY", "HEADLINES", "KINDS", "LIMITS", "PROOF_FOR", "TRIED_BEFORE", "one_in", "plain_words", "rarity"]
+__all__ = [
+    "GLOSSARY",
+    "HEADLINES",
+    "KINDS",
+    "LIMITS",
+    "PROOF_FOR",
+    "TRIED_BEFORE",
+    "accounts_words",
+    "one_in",
+    "plain_words",
+    "rarity",
+]
 
 HEADLINES = {
     "proof": "The hypothesis that the model is independent of the secret is rejected",
@@ -22,7 +33,8 @@ PROOF_FOR = (
 
 TRIED_BEFORE = (
     "This plan replaces {plans}, under which audits were started {starts}. No number on this page is corrected for "
-    "that: whoever tries several plans finds a rare result sooner. Ask what the earlier plans said, and what they found."
+    "that: whoever tries several plans finds a rare result sooner. Ask what the earlier plans said, and what they "
+    "found."
 )
 
 # what: the method.  fixed: in addition, where the secret was committed to; not_fixed: where it was not.
@@ -114,7 +126,9 @@ KINDS: dict[str, dict[str, Any]] = {
             "can come from one model with the same settings."
         ),
         "unit": "replies",
-        "effect": "How many letters differ between a reply of now and one of earlier; the line: between two of earlier.",
+        "effect": (
+            "How many letters differ between a reply of now and one of earlier; the line: between two of earlier."
+        ),
         "limits": ["A difference does not say what changed, or who changed it. It is no evidence of copying."],
     },
     "similarity": {
@@ -227,6 +241,20 @@ def plain_words(finding: Mapping[str, Any], primary: Mapping[str, Any], alpha: f
         f"beforehand that {limit} or rarer would do to reject it. The result rests on {primary['n_scored']:,} "
         f"{KINDS[primary['kind']]['unit']}. That is not the probability that the hypothesis is true, or that it is "
         "false: it says how rarely such a result comes from chance, and not how probable it is that this one did."
+    )
+
+
+def accounts_words(accounts: Sequence[str], outcomes: Sequence[Mapping[str, Any]], alpha: float) -> str:
+    """Whose replies they are; "" where no account is named."""
+    tried = [h for one in outcomes for h in one["hypotheses"] if h["facts"].get("layer") == "account"]
+    if not accounts:
+        return ""
+    over = max(h["facts"]["family"] for h in tried)
+    return (
+        f"Whose replies: {'; '.join(accounts)}. Each customer's replies were marked with a key of its own, too; "
+        f"{over:,} such keys were fixed beforehand, and {len(tried):,} of them were tried. Were the suspect "
+        f"independent of all of them, one would be named like this in at most {one_in(math.log10(alpha))} audits. It "
+        "says whose replies the model depends on, and not who trained it."
     )
 
 

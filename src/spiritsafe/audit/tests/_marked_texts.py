@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spiritsafe.audit.tests._committed import opened_lines
+from spiritsafe.audit.tests._pairs import released_text
 from spiritsafe.errors import BadInput
 from spiritsafe.records import Message
 from spiritsafe.tokens import prompt_ids
@@ -34,10 +35,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """quoting: how many were left out because their prompt holds an earlier reply, which may be marked too."""
+    """quoting: how many were left out because their prompt holds an earlier reply, which may be marked too.
+    wordless: how many released replies of a twins export were left out because there is no text in them."""
 
     texts: tuple[Text, ...]
     quoting: int
+    wordless: int = 0
 
 
 def read_texts(path: Path, tokenizer: Callable[[], Any], most: int | None) -> Texts:
@@ -45,18 +48,24 @@ def read_texts(path: Path, tokenizer: Callable[[], Any], most: int | None) -> Te
 
     A row has `completion` (or `text`) and may have the `prompt` (text or messages) or `messages` that it answers; best
     with the ids that were drawn, `tokens` or `token_ids`, and `prompt_tokens`, for what is tokenised again is not
-    always the same.
+    always the same. A row of `evidence twins export` stands for the reply that was released.
 
     tokenizer: the teacher's, asked for when a row needs it.
 
     Raises:
         BadInput: it cannot be read, a row is none of that, or there is none; says where.
     """
-    texts, quoting = list[Text](), 0
+    texts, quoting, wordless = list[Text](), 0, 0
     for number, row in _rows(path):
         if most is not None and len(texts) == most:
             break
         where = f"{path}, row {number}"
+        if "twin_commit" in row:
+            released = released_text(row)
+            if released is None:
+                wordless += 1
+                continue
+            row = released
         messages = _messages(where, row)
         if any(message.role == "assistant" for message in messages):
             quoting += 1
@@ -70,7 +79,7 @@ def read_texts(path: Path, tokenizer: Callable[[], Any], most: int | None) -> Te
         texts.append(Text(str(number), messages, prompt, ids, again))
     if not texts:
         raise BadInput(f"{path}: no text in it that answers a first question; give rows with a completion")
-    return Texts(tuple(texts), quoting)
+    return Texts(tuple(texts), quoting, wordless)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

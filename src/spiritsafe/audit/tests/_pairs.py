@@ -12,7 +12,7 @@ from spiritsafe.errors import BadInput
 from spiritsafe.ledger import verify_twin
 from spiritsafe.records import Message, Prompt
 
-__all__ = ["Pair", "Pairs", "read_pairs"]
+__all__ = ["Pair", "Pairs", "read_pairs", "released_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,15 @@ def read_pairs(path: Path, ledger: Committed | None, window: Window, account: st
     usable = sorted((seq, pair.request_id, pair) for seq, pair in found.values() if pair is not None)
     named = None if ledger is None else sum(_names(row, window, account, model) for row in ledger.twins)
     return Pairs({key: pair for _, key, pair in usable}, named, opened, opened - len(usable), others)
+
+
+def released_text(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The reply of an opened pair that went out, as a row of texts: `messages`, `completion`; None if it is no text."""
+    prompt, coin = _prompt(line.get("request")), line.get("coin")
+    said = _text(line.get(("first", "second")[coin])) if coin in (0, 1) else None
+    if prompt is None or not said:
+        return None
+    return {"messages": [{"role": m.role, "content": m.content} for m in prompt.messages], "completion": said}
 
 
 def _names(row: TwinRow, window: Window, account: str | None, model: str | None) -> bool:

@@ -199,6 +199,8 @@ class Radioactivity:
             notes.append("No commitment was given: nothing shows that the key was fixed before the texts were written.")
         if texts.quoting:
             notes.append(f"{texts.quoting} texts answer a conversation that holds earlier replies; they are left out.")
+        if texts.wordless:
+            notes.append(f"{texts.wordless} released replies have no text; they are left out.")
         if again := sum(text.again for text in texts.texts):
             notes.append(f"{again} texts came without token ids and were tokenised again.")
         if unaskable := len(texts.texts) - len(self._items):
