@@ -1,6 +1,7 @@
 """A real teacher behind a real guard, as processes of their own, for the studies of audits.
 
 folder/guard.yaml, guard.db   the guard's            folder/twins.jsonl, ledger.jsonl   what its operator exports
+folder/ports.json             where they answer, the same when a study goes on: a recipe names the address
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import Any
 
 import openai
 
-__all__ = ["Guarded", "export", "guarded", "spiritsafe"]
+__all__ = ["MODEL", "SPIRITSAFE", "Guarded", "export", "guarded", "spiritsafe", "teaching"]
 
 SPIRITSAFE = Path(sys.executable).parent / "spiritsafe"
 MODEL = "smollm2"
-_STARTS_S = 180
+_STARTS_S = 900
 
 
 def spiritsafe(config: Path, *arguments: str) -> Any:
@@ -63,34 +64,43 @@ class Guarded:
 
 
 @contextlib.contextmanager
-def guarded(folder: Path, weights: Path | str, twin_share: float = 1.0) -> Iterator[Guarded]:
-    """Serve the model behind a guard until the block ends."""
-    teacher, public, admin = (_free_port() for _ in range(3))
-    config = folder / "guard.yaml"
-    settings = {
-        "listen": f"127.0.0.1:{public}",
-        "admin": f"127.0.0.1:{admin}",
-        "state": {"database": f"sqlite:///{folder / 'guard.db'}", "secrets": str(folder / "guard.secrets")},
-        "upstreams": [
-            {
-                "name": "local",
-                "base_url": f"http://127.0.0.1:{teacher}/v1",
-                "models": [MODEL],
-                "price": {"input_per_mtok": 0.1, "output_per_mtok": 0.4},
-            }
-        ],
-        "terms": {"version": "1", "url": "https://example.org/terms"},
-        "tiers": {"default": {"twin_share": twin_share}},
-        "logs": {"requests": "none"},
-    }
-    config.write_text(json.dumps(settings))  # JSON is YAML
-    serve = [SPIRITSAFE, "teachers", "run", weights, "--port", teacher, "--name", MODEL]
-    with _process(serve, folder / "teacher.log"):
-        _answers(f"http://127.0.0.1:{teacher}/v1/models", folder / "teacher.log")
+def guarded(folder: Path, weights: Path | str, twin_share: float = 1.0, keys: Path | None = None) -> Iterator[Guarded]:
+    """Serve the model behind a guard until the block ends; with `keys`, every reply is marked."""
+    with teaching(folder, weights, keys) as teacher:
+        public, admin = _ports(folder)[1:]
+        config = folder / "guard.yaml"
+        settings = {
+            "listen": f"127.0.0.1:{public}",
+            "admin": f"127.0.0.1:{admin}",
+            "state": {"database": f"sqlite:///{folder / 'guard.db'}", "secrets": str(folder / "guard.secrets")},
+            "upstreams": [
+                {
+                    "name": "local",
+                    "base_url": teacher,
+                    "models": [MODEL],
+                    "price": {"input_per_mtok": 0.1, "output_per_mtok": 0.4},
+                }
+            ],
+            "terms": {"version": "1", "url": "https://example.org/terms"},
+            "tiers": {"default": {"twin_share": twin_share, "watermark": keys is not None}},
+            "watermark": None if keys is None else {"keys": str(keys)},
+            "logs": {"requests": "none"},
+        }
+        config.write_text(json.dumps(settings))  # JSON is YAML
         with _process([SPIRITSAFE, "serve", config], folder / "guard.log"):
             url = f"http://127.0.0.1:{public}"
             _answers(f"{url}/healthz", folder / "guard.log")
             yield Guarded(config, url)
+
+
+@contextlib.contextmanager
+def teaching(folder: Path, weights: Path | str, keys: Path | None = None) -> Iterator[str]:
+    """Serve the model by itself until the block ends: its base URL. keys: the key set that marks what is asked for."""
+    port = _ports(folder)[0]
+    serve = [SPIRITSAFE, "teachers", "run", weights, "--port", port, "--name", MODEL]
+    with _process([*serve, *(() if keys is None else ("--watermark", keys))], folder / "teacher.log"):
+        _answers(f"http://127.0.0.1:{port}/v1/models", folder / "teacher.log")
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 def export(config: Path) -> None:
@@ -101,10 +111,16 @@ def export(config: Path) -> None:
     spiritsafe(config, "ledger", "export", "--all", "--out", str(folder / "ledger.jsonl"))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _ports(folder: Path) -> list[int]:
+    """Of the teacher, the guard and its admin."""
+    file = folder / "ports.json"
+    if not file.exists():
+        with contextlib.ExitStack() as held:
+            probes = [held.enter_context(socket.socket()) for _ in range(3)]
+            for probe in probes:
+                probe.bind(("127.0.0.1", 0))
+            file.write_text(json.dumps([probe.getsockname()[1] for probe in probes]))
+    return [int(port) for port in json.loads(file.read_text())]
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ NAMES = (
     "audit_twins",
     "audit_power",
     "audit_null",
+    "audit_story",
 )
 
 

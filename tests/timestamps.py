@@ -52,18 +52,11 @@ class Authority:
 
 @contextlib.contextmanager
 def running_authority(folder: Path) -> Iterator[Authority]:
-    """Make a root, a time-stamping certificate under it, and answer requests until the block ends."""
+    """Answer requests until the block ends, with a root and a certificate under it that the folder has, or that are
+    made."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tsa.cnf").write_text(_CONFIG.format(folder=folder))
-    (folder / "serial").write_text("01\n")
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    _openssl(folder, "req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=Test root",
-             "-config", "tsa.cnf", "-extensions", "ca")  # fmt: skip
-    _openssl(
-        folder, "req", *new, "-keyout", "tsa.key", "-out", "tsa.csr", "-subj", "/CN=Test time", "-config", "tsa.cnf"
-    )
-    _openssl(folder, "x509", "-req", "-in", "tsa.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out",
-             "tsa.crt", "-days", "2", "-extfile", "tsa.cnf", "-extensions", "stamp")  # fmt: skip
+    if not (folder / "tsa.crt").exists():
+        _certify(folder)
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -90,6 +83,19 @@ def running_authority(folder: Path) -> Iterator[Authority]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _certify(folder: Path) -> None:
+    (folder / "tsa.cnf").write_text(_CONFIG.format(folder=folder))
+    (folder / "serial").write_text("01\n")
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    _openssl(folder, "req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=Test root",
+             "-config", "tsa.cnf", "-extensions", "ca")  # fmt: skip
+    _openssl(
+        folder, "req", *new, "-keyout", "tsa.key", "-out", "tsa.csr", "-subj", "/CN=Test time", "-config", "tsa.cnf"
+    )
+    _openssl(folder, "x509", "-req", "-in", "tsa.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out",
+             "tsa.crt", "-days", "2", "-extfile", "tsa.cnf", "-extensions", "stamp")  # fmt: skip
 
 
 def _openssl(folder: Path, *arguments: str) -> None:
