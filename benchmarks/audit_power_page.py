@@ -53,9 +53,13 @@ def _share(twins: Mapping[str, Any]) -> str:
 
 
 def figure(cells: Cells, file: Path) -> None:
-    """−log10 p against each factor; the rest unchanged."""
-    drawn, axes = plt.subplots(1, len(PANELS), figsize=(13, 3.2), layout="constrained", sharey=True)
-    for axis, (factor, base, logarithmic) in zip(axes, PANELS, strict=True):
+    """−log10 p against each factor that was measured; the rest unchanged."""
+    measured = {cell["factor"] for cell in cells.values()}
+    panels = [panel for panel in PANELS if panel[0] in measured]
+    size = (2.6 * len(panels) + 0.6, 3.2)
+    drawn, row = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    axes = row[0]
+    for axis, (factor, base, logarithmic) in zip(axes, panels, strict=True):
         points = sorted(
             (
                 (_number(value), cell)

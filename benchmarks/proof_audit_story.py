@@ -48,7 +48,7 @@ teacher:
   terms: apache-2.0
   price: {{input_per_mtok: 0.1, output_per_mtok: 0.4}}
 prompts: {{path: prompts.jsonl, column: prompt}}
-collect: {{budget_usd: 1, max_tokens: 48, temperature: 1.0, logprobs: 0, seed: null}}
+collect: {{budget_usd: 1, max_tokens: 48, temperature: 1.0, logprobs: 0, seed: null, reuse: false}}
 curate: [exact_dedup, drop_empty]
 student: {{init: MODEL.gguf}}
 train: {{objective: sft, epochs: 5, lr: 3.0e-4, batch_tokens: 256, checkpoint_every: 20}}
