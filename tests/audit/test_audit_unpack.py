@@ -269,8 +269,8 @@ class TestOpenedKeys:
     def test_reveal_json_may_be_missing_or_noise(self, marked):
         document, folder = marked
         (folder / "reveal.json").write_bytes(b"\x00")
-        with pytest.raises(BadInput, match="not JSON"):
+        with pytest.raises(BadInput, match="not valid JSON"):
             plan_from(document, folder)
         (folder / "reveal.json").unlink()
-        with pytest.raises(BadInput, match="no such file"):
+        with pytest.raises(BadInput, match="the case does not have it"):
             plan_from(document, folder)

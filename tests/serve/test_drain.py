@@ -126,7 +126,8 @@ def test_a_second_signal_ends_the_notice(
     ):
         terminal = number == signal.SIGINT  # which sends it to every process at once
         stop(guard, number, group=terminal)
-        until(guard, (503, "draining"))
+        for _ in range(10 * workers):  # one after another, so that every worker has heard it
+            until(guard, (503, "draining"))
         time.sleep(0.5)
         assert readiness(guard) == (503, "draining"), "one signal is one signal, however many processes get it"
         stop(guard, number, group=terminal)

@@ -65,8 +65,9 @@ class Calls:
                 return await self._once(tokens_in, tokens_out, send)
             except TeacherError as error:
                 tries += 1
-                never = error.kind in ("network", "timeout") and not self._ever
-                unreachable = never and tries >= _TRIES_TO_CONNECT
+                # a refused 408 costs nothing and is an answer; a timeout that may be billed is silence
+                silent = error.kind == "network" or (error.kind == "timeout" and error.billed)
+                unreachable = silent and not self._ever and tries >= _TRIES_TO_CONNECT
                 if not error.transient or unreachable or tries >= _TRIES:
                     raise _of_suspect(error) from None
                 pause = min(_LONGEST_BACKOFF_S, self._backoff_s * 2 ** (tries - 1)) * (0.5 + random.random())  # noqa: S311
