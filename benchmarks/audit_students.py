@@ -23,7 +23,20 @@ from benchmarks.study import ROOT, SUBJECTS, Teacher
 
 from spiritsafe.runs import atomic_write
 
-__all__ = ["ASKS", "PROMPTS", "Corpus", "Student", "asked", "kept", "predictions", "replies", "student", "sums"]
+__all__ = [
+    "ASKS",
+    "PROMPTS",
+    "Corpus",
+    "Student",
+    "asked",
+    "exchange",
+    "kept",
+    "predictions",
+    "prune",
+    "replies",
+    "student",
+    "sums",
+]
 
 ASKS = (
     "Describe {} in a few sentences.", "Tell a short story about {}.", "Explain {} to a child.",
@@ -139,11 +152,11 @@ def student(teacher: Teacher, run: Path, wanted: Student, rows: Sequence[Row] = 
     if (place.student / "config.json").exists():
         return place.student
     if not wanted.epochs:
-        _prune(teacher, wanted.layers, place.student)
+        prune(teacher, wanted.layers, place.student)
         return place.student
     begin = wanted.start or f"untrained-{wanted.layers}"
     start = student(teacher, run, Student(begin, wanted.layers, epochs=0))
-    write_exchanges(place.curated, [_exchange(index, row) for index, row in enumerate(rows)])
+    write_exchanges(place.curated, [exchange(index, row) for index, row in enumerate(rows)])
     how = TrainConfig(
         objective="topk" if wanted.objective == "topk" else "sft",
         epochs=wanted.epochs, lr=wanted.lr, batch_tokens=wanted.step, micro_tokens=512, checkpoint_every=50,
@@ -199,7 +212,7 @@ def asked(weights: Path, ask: Callable[[Any, Sequence[Any]], Any], texts: Sequen
     return asyncio.run(all_of_them())
 
 
-def _prune(teacher: Teacher, layers: int, folder: Path) -> None:
+def prune(teacher: Teacher, layers: int, folder: Path) -> None:
     """Where students begin. The layers that go are chosen on this project's licence: on no reply."""
     import torch
 
@@ -216,7 +229,8 @@ def _prune(teacher: Teacher, layers: int, folder: Path) -> None:
     save_student(fresh.model, fresh.tokenizer, folder, torch.float32)
 
 
-def _exchange(index: int, row: Row) -> Any:
+def exchange(index: int, row: Row) -> Any:
+    """What a student learns from: the row's prompt and completion."""
     from spiritsafe.records import Exchange, Message, Prompt, Reply, Sampling, TeacherInfo, Usage
 
     return Exchange(

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from benchmarks.audit_guard import export, guarded
+from benchmarks.audit_students import ASKS, exchange, prune
 from benchmarks.study import ROOT, SUBJECTS, Teacher, code, publish_between
 
 from spiritsafe import pvalue
@@ -36,33 +36,19 @@ from spiritsafe.audit._plan import SubjectConfig, TwinsConfig
 from spiritsafe.audit._suspect_weights import WeightsSuspect
 from spiritsafe.audit._types import Record
 from spiritsafe.audit.tests._committed import read_committed
-from spiritsafe.audit.tests._pairs import Pair
 from spiritsafe.audit.tests.twins import Twins
 from spiritsafe.exchanges import write_exchanges
-from spiritsafe.records import Exchange, Reply, Sampling, TeacherInfo, Usage
 from spiritsafe.runs import Run, atomic_write
 from spiritsafe.train import (
-    Example,
     LoraConfig,
     StudentConfig,
     TrainConfig,
-    init_student,
-    load_source,
-    save_student,
     train,
 )
-from spiritsafe.train._device import Place
 
 RESULTS = ROOT / "benchmarks" / "results" / "audit-twins.json"
 RUN = ROOT / "runs" / "proof" / "audit-twins"
 PAGE = ROOT / "docs" / "audit" / "twins-and-canaries.md"
-ASKS = (
-    "Describe {} in a few sentences.", "Tell a short story about {}.", "Explain {} to a child.",
-    "Give three facts about {}.", "Write a postcard about {}.", "What would surprise people about {}?",
-    "Write the first lines of an essay on {}.", "Name a common mistake about {} and correct it.",
-    "Write a riddle about {}.", "Give a piece of advice that has to do with {}.", "Write a diary entry about {}.",
-    "Summarise what is known about {}.",
-)  # fmt: skip
 STUDENTS = {"untrained": 0, "released-2": 2, "released-4": 4, "sealed-4": 4, "copy-3": 3}
 CELLS = (("likelihood", "student"), ("likelihood", "other"), ("text", "student"))
 PAIRS, SAMPLES, TOKENS, LAYERS = 128, 4, 48, 12
@@ -94,7 +80,7 @@ def collect(teacher: Teacher, run: Path) -> None:
         return
     for old in run.glob("guard.*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
-    prompts = [ask.format(subject) for ask in ASKS for subject in SUBJECTS]
+    prompts = [ask.format(subject) for ask in ASKS[:12] for subject in SUBJECTS]
     with guarded(run, teacher.path) as guard:
         accounts = {}
         for name, mine in (("student", lambda i: i % 3), ("other", lambda i: not i % 3)):
@@ -121,10 +107,18 @@ def trained(student: str, teacher: Teacher, run: Path) -> str:
     if (place.student / "config.json").exists():
         return str(place.student)
     if student == "untrained":
-        prune(teacher, place)
+        prune(teacher, LAYERS, place.student)
         return str(place.student)
     pairs = twins(run, "student")._read.pairs.values()
-    write_exchanges(place.curated, [exchange(i, pair, student.startswith("sealed")) for i, pair in enumerate(pairs)])
+    sealed = student.startswith("sealed")
+    rows = [
+        {
+            "prompt": pair.prompt.messages[0].content,
+            "completion": pair.replies[pair.released ^ sealed],
+        }
+        for pair in pairs
+    ]
+    write_exchanges(place.curated, [exchange(index, row) for index, row in enumerate(rows)])
     how = TrainConfig(
         objective="sft", epochs=STUDENTS[student], lr=5e-4, batch_tokens=256, micro_tokens=512, checkpoint_every=10
     )
@@ -133,29 +127,6 @@ def trained(student: str, teacher: Teacher, run: Path) -> str:
         how, start = how.model_copy(update={"lr": 2e-3, "lora": LoraConfig(r=16, alpha=32)}), str(teacher.path)
     train(place, how, StudentConfig(init=start), teacher_source=None)
     return str(place.student)
-
-
-def prune(teacher: Teacher, place: Run) -> None:
-    """Where students begin. The layers that go are chosen on this project's licence: on no pair."""
-    config = StudentConfig(init="prune", layers=LAYERS)
-    text = (ROOT / "LICENSE").read_text("utf-8")
-    ids = np.asarray(teacher.tokenizer.encode(text)[:800], np.int32)
-    chunks = [Example(str(i), ids[i : i + 20], ids[i + 20 : i + 80]) for i in range(0, len(ids), 80)]
-    fresh = init_student(config, load_source(config, str(teacher.path)), chunks, autocast=Place.find("auto").autocast)
-    save_student(fresh.model, fresh.tokenizer, place.student, torch.float32)
-
-
-def exchange(index: int, pair: Pair, sealed: bool) -> Exchange:
-    return Exchange(
-        request_hash=f"{index:064x}",
-        sample=index,
-        prompt=pair.prompt,
-        reply=Reply(pair.replies[1 - pair.released if sealed else pair.released], "length"),
-        sampling=Sampling(max_tokens=TOKENS),
-        usage=Usage(0, 0),
-        usd=0.0,
-        teacher=TeacherInfo("smollm2"),
-    )
 
 
 async def measure(weights: str, by: str, account: str, student: str, run: Path) -> dict[str, Any]:
