@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 NAMES = (
     "audit",
     "audit_equality",
+    "audit_textseal",
     "collector",
     "engine",
     "guard",

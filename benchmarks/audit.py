@@ -1,7 +1,7 @@
 """Radioactivity in reading mode: pairs a second and core, and how much of a run is the suspect's forward pass.
 
-Nobody else's code is timed: three_bricks' is CC BY-NC, TextSeal's is scripts around its own models. Targets are the
-project's own. CPU seconds of one thread, so that a busy machine hurts less; medians of the rounds.
+Targets are the project's own; `audit_textseal` times the peer that has the same arithmetic (three_bricks' is CC BY-NC).
+CPU seconds of one thread, so that a busy machine hurts less; medians of the rounds.
 
 pairs_s      detector.scores and the sum, on a million distinct pairs
 judged_s     the same from ids and predictions of 20,000 texts: windows, what may count, which order, deduplication, sum
