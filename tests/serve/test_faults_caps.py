@@ -16,7 +16,7 @@ import pytest
 
 import services
 from faults_kit import Guarded, Mock, guard_settings, guarding, mocking
-from faults_load_kit import CAP_PICO, CENT, REPLY_PICO, RESERVED_PICO, Load, Tally, check_books, spend
+from faults_load_kit import CAP_PICO, CENT, REPLY_PICO, RESERVED_PICO, Load, Tally, check_books, last_cents, spend
 
 TIERS = {"default": {"usd_lifetime": 1, "concurrency": 100}}
 FULL = CAP_PICO - RESERVED_PICO + 1  # a dollar but for what no request fits into
@@ -31,11 +31,6 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mock]:
 
 def upstreams(mock: Mock, mode: str = "delay_ms=15,chunks=5,interval_ms=3") -> list[dict[str, Any]]:
     return [{"name": "mock", "base_url": f"http://127.0.0.1:{mock.port}/{mode}/v1", "models": ["m"], "price": CENT}]
-
-
-def last_cents(ports: list[int], key: str, tally: Tally) -> None:
-    """One client takes what the others' reservations still held when they were refused."""
-    tally.add(spend(ports, key, clients=1))
 
 
 def test_one_process_spends_a_dollar_exactly(tmp_path: Path, mock: Mock) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import services
 from faults_kit import Guarded, Mock, guarding, mocking
-from faults_load_kit import CENT, RESERVED_PICO, Load, Tally, check_books, spend
+from faults_load_kit import CENT, RESERVED_PICO, Load, Tally, check_books, last_cents, spend
 
 TIERS = {"default": {"usd_lifetime": 3, "concurrency": 100}}
 CAP = 3 * 10**12
@@ -67,7 +67,7 @@ def test_redis_killed_under_load(tmp_path: Path, mock: Mock, redis: services.Ser
         load = Load([guard.port], key)
         tally, meanwhile = asyncio.run(while_down(load, redis.kill, redis.start, 1.0))
         assert meanwhile.statuses[503] > 0 and set(tally.statuses) <= {200, 402, 503}
-        tally.add(spend([guard.port], key, clients=1))
+        last_cents([guard.port], key, tally)
         check_books(guard, {"acme": tally}, cap=CAP, least=FULL)
         guard.wait_ready()
 
@@ -95,7 +95,7 @@ def test_postgres_killed_under_load(tmp_path: Path, mock: Mock, postgres: servic
         assert set(tally.statuses) <= {200, 402, 503}
         assert tally.lost == tally.broken == 0
         guard.wait_ready()
-        tally.add(spend([guard.port], key, clients=1))
+        last_cents([guard.port], key, tally)
         check_books(guard, {"acme": tally}, cap=CAP, least=FULL)
 
 
@@ -120,7 +120,7 @@ def test_the_guard_killed_while_postgres_is_away(tmp_path: Path, mock: Mock, pos
         postgres.start()
         guard.start()
         tally.add(spend([guard.port], key))
-        tally.add(spend([guard.port], key, clients=1))
+        last_cents([guard.port], key, tally)
         check_books(guard, {"acme": tally}, cap=CAP, least=FULL)
 
 
@@ -190,5 +190,5 @@ def test_a_full_disk(tmp_path: Path, mock: Mock, disk: Disk) -> None:
         assert set(tally.statuses) <= {200, 402, 503}
         assert refused > 0 and asked == 0  # nothing went upstream that could not be written down
         guard.wait_ready()
-        tally.add(spend([guard.port], key, clients=1))
+        last_cents([guard.port], key, tally)
         check_books(guard, {"acme": tally}, cap=CAP, least=FULL)
