@@ -15,7 +15,7 @@ from spiritsafe.audit._transcript import read_chain, read_transcript
 from spiritsafe.audit._types import Record
 from spiritsafe.audit._unpack import plan_from
 from spiritsafe.audit._verify_bytes import open_case
-from spiritsafe.audit._verify_check import NOT_LOOKED_AT, Check, Given, Opened, State
+from spiritsafe.audit._verify_check import Check, Given, Opened, State
 from spiritsafe.audit._verify_order import check_order
 from spiritsafe.audit._verify_plan import check_plan
 from spiritsafe.audit._verify_recompute import check_recompute
@@ -30,9 +30,11 @@ CHECKS = ("bytes", "signatures", "time_order", "plan", "recompute")
 
 @dataclass(frozen=True, slots=True)
 class CaseVerification:
-    """checks: state by check.  reasons: a line each for what is not `pass`.  notes: what else to know."""
+    """checks: state by check.  unseen: of these, what was not looked at, as another had failed.
+    reasons: a line each for what is not `pass`.  notes: what else to know."""
 
     checks: Mapping[str, State]
+    unseen: frozenset[str]
     reasons: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
     finding: Finding
@@ -68,8 +70,8 @@ def verify_case(
         watch.update("verify: bytes", 0, len(CHECKS))
         case = open_case(path, folder, checks["bytes"])
         if case is None:
-            for check in checks.values():
-                check.must(check.name == "bytes", f"{NOT_LOOKED_AT}the case cannot be opened")
+            for later in CHECKS[1:]:
+                checks[later].leave("the case cannot be opened")
         else:
             watch.update("verify: signatures", 1, len(CHECKS))
             with checks["signatures"].guarding(folder):
@@ -78,6 +80,7 @@ def verify_case(
             alpha = case.document["plan"].get("alpha", 0.0)
     return CaseVerification(
         checks={name: check.state for name, check in checks.items()},
+        unseen=frozenset(name for name, check in checks.items() if not check.looked),
         reasons={name: tuple(check.failures or check.loose) for name, check in checks.items()},
         notes=tuple(note for check in checks.values() for note in check.notes),
         finding=_found(checks, judged, alpha),
@@ -111,7 +114,7 @@ def _rest(case: Opened, given: Given, checks: Mapping[str, Check], watch: Progre
             judged = check_recompute(case, frozen, tests, len(attempts), records, controls, again)
     if not looked:
         for check in (order, again):
-            check.failures.append(f"{NOT_LOOKED_AT}see the check of the plan")
+            check.leave("see the check of the plan")
     watch.update("verify", len(CHECKS), len(CHECKS))
     return judged
 
@@ -119,8 +122,7 @@ def _rest(case: Opened, given: Given, checks: Mapping[str, Check], watch: Progre
 def _found(checks: Mapping[str, Check], judged: Judged | None, alpha: float) -> Finding:
     failed = [name for name, check in checks.items() if check.failures]
     if failed or judged is None:
-        looked = [name for name in failed if not checks[name].failures[0].startswith(NOT_LOOKED_AT)]
-        what = ", ".join(name.replace("_", " ") for name in looked)
+        what = ", ".join(name.replace("_", " ") for name in failed if checks[name].looked)
         return Finding("inconclusive", 0.0, "", 0, f"Nothing follows from this case: it fails the check of {what}.", ())
     loose = [line for check in checks.values() for line in check.loose]
     return finding(judged.outcomes, judged.nulls, alpha, unanchored=loose, controls=judged.controls)

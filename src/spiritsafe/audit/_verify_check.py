@@ -11,21 +11,22 @@ from typing import Any, Literal
 
 from spiritsafe.errors import SpiritsafeError
 
-__all__ = ["NOT_LOOKED_AT", "Check", "Given", "Opened", "State"]
+__all__ = ["Check", "Given", "Opened", "State"]
 
 State = Literal["pass", "fail", "unanchored"]
-NOT_LOOKED_AT = "not looked at: "
-"""How the reason of a check begins that fails because one before it did."""
 
 
 @dataclass(slots=True)
 class Check:
-    """failures: what is wrong.  loose: what nothing outside the case vouches for.  notes: the rest. A line each."""
+    """failures: what is wrong.  loose: what nothing outside the case vouches for.  notes: the rest. A line each.
+    looked: False where it fails because one before it did.
+    """
 
     name: str
     failures: list[str] = field(default_factory=list)
     loose: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    looked: bool = True
 
     @property
     def state(self) -> State:
@@ -36,6 +37,11 @@ class Check:
         if not holds:
             self.failures.append(otherwise)
         return holds
+
+    def leave(self, why: str) -> None:
+        """Fail it unseen."""
+        self.looked = False
+        self.failures.append(f"not looked at: {why}")
 
     @contextlib.contextmanager
     def guarding(self, folder: Path) -> Iterator[None]:

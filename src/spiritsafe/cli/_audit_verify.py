@@ -97,11 +97,9 @@ def _attestation(file: Path, key: bytes | None, files: Path | None, as_json: boo
 
 def _say(case: Path, found: CaseVerification, as_json: bool) -> None:
     """For people; with --json only the reasons, on stderr."""
-    from spiritsafe.audit._verify_check import NOT_LOOKED_AT
-
     for name, state in found.checks.items():
         shown = name.replace("_", " ")
-        if not as_json and found.reasons[name][:1] and found.reasons[name][0].startswith(NOT_LOOKED_AT):
+        if not as_json and name in found.unseen:
             print(f"{'-':<11} {shown:<11} {found.reasons[name][0]}")
             continue
         if not as_json:
