@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ def subject(**fields: Any) -> SubjectConfig:
     return SubjectConfig(**{"name": "suspect", "access": "text", "model": "m"} | fields)
 
 
-def suspect_at(url: str, purse: Purse | None = None) -> ApiSuspect:
+def suspect_at(url: str, purse: Purse | None = None, *, timeout_s: float = 10) -> ApiSuspect:
     """Pauses between tries of a hundredth of what is usual."""
-    return ApiSuspect(TeacherConfig(base_url=url, model="m", timeout_s=10), purse or Purse("suspect"), backoff_s=0.005)
+    config = TeacherConfig(base_url=url, model="m", timeout_s=timeout_s)
+    return ApiSuspect(config, purse or Purse("suspect"), backoff_s=0.005)
 
 
 async def say(behave: Behaviour, n: int = 1, sampling: Sampling = SHORT) -> tuple[list[str], list[Body]]:
@@ -87,6 +89,41 @@ async def test_tries_come_to_an_end_and_what_is_refused_is_not_tried_again(statu
     with pytest.raises(TeacherError, match=why):
         await say(behave)
     assert len(received) == tries
+
+
+def hanging(*numbers: int) -> Behaviour:
+    """Takes these requests and does not answer them."""
+
+    async def behave(number: int, body: Body, request: web.Request) -> web.StreamResponse:
+        if number in numbers:
+            await asyncio.sleep(60)
+        return await answer(number, body, request)
+
+    return behave
+
+
+async def test_a_server_that_never_answers_is_given_up() -> None:
+    with mock_api(hanging(*range(1, 20))) as api:
+        suspect = suspect_at(api.base_url, timeout_s=0.2)
+        with pytest.raises(TeacherError, match=r"gave no answer in 0\.2 s") as caught:
+            await suspect.complete(HELLO, SHORT)
+        await suspect.aclose()
+    assert caught.value.kind == "timeout" and len(api.received) == 3
+
+
+async def test_a_request_that_hangs_is_asked_again_and_stays_paid_for(tmp_path: Path) -> None:
+    budget, journal = Budget(Caps(usd=1.0)), Journal(tmp_path / "requests.jsonl")
+    with mock_api(hanging(2)) as api:
+        suspect = suspect_at(api.base_url, Purse("suspect", budget, PRICE, journal), timeout_s=1)
+        for _ in range(2):
+            assert (await suspect.complete(HELLO, SHORT))[0].text == "echo: hello"
+        await suspect.aclose()
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    journal.close()
+    worst = {line["id"]: line["worst"] for line in lines if "worst" in line}
+    spent = {line["id"]: line["spent"] for line in lines if "spent" in line}
+    assert len(api.received) == 3 and spent[2] == worst[2]  # it may have been worked on, and billed
+    assert spent[1] < worst[1] and spent[3] < worst[3]
 
 
 async def test_refusals_and_empty_replies_are_replies(tmp_path: Path) -> None:
