@@ -97,16 +97,18 @@ def test_two_processes_cannot_overshoot_a_dollar(tmp_path: Path, server: service
     assert asyncio.run(run.counted("a")) == (sum(released.values()), 0)
 
 
-def test_workers_killed_at_random_fifty_times(tmp_path: Path, server: services.Service) -> None:
-    accounts = [f"acct_{n}" for n in range(51)]
+def test_workers_killed_at_random(tmp_path: Path, server: services.Service) -> None:
+    """Twenty rounds of limiter, journal and ledger alone; whole guards have fifty, in test_faults_caps."""
+    rounds = 20
+    accounts = [f"acct_{n}" for n in range(rounds + 1)]
     run = Run(
-        tmp_path, server.port, f"sqlite:///{tmp_path / 'guard.db'}", kill_rounds=50, seconds=1.5, accounts=accounts
+        tmp_path, server.port, f"sqlite:///{tmp_path / 'guard.db'}", kill_rounds=rounds, seconds=1.5, accounts=accounts
     )
     run.finish()
     rows = asyncio.run(run.rows())
     served = {request_id.partition("w")[0] for some in run.released().values() for request_id in some}
-    assert len(served) > 40  # most rounds got to serve before they were killed
-    assert sum(nano == 0 for nano in rows.values()) > 50  # and left requests behind that were recovered
+    assert len(served) > 0.8 * rounds  # most rounds got to serve before they were killed
+    assert sum(nano == 0 for nano in rows.values()) > rounds  # and left requests behind that were recovered
     full = 0
     for account, released in run.released().items():
         spent = sum(released.values())
@@ -117,7 +119,7 @@ def test_workers_killed_at_random_fifty_times(tmp_path: Path, server: services.S
         settled, held = asyncio.run(run.counted(account))
         assert spent <= settled <= CAP
         assert held == 0  # not even by a worker that was killed between reserving and hearing of it
-    assert full >= 5
+    assert full >= 0.1 * rounds
 
 
 def test_redis_killed_under_two_processes_forgets_nothing(tmp_path: Path, server: services.Service) -> None:

@@ -131,11 +131,7 @@ def test_the_real_teachers_replies_stay_diverse_and_are_found(
     weights = load_weights(smollm2_gguf)
     keys = key_set(tmp_path)
     maker, detector = Markers(keys), NativeDetector(keys)
-    asked = [
-        "Explain how a lighthouse works.",
-        "Write a short story about a clockmaker.",
-        "Describe a walk in the rain.",
-    ]
+    asked = ["Explain how a lighthouse works.", "Write a short story about a clockmaker."]
     prompts = [tuple(prompt_ids(weights.tokenizer, (Message("user", text),))) for text in asked]
 
     def job(prompt: tuple[int, ...], index: int, marked: bool, length: int) -> GenerateJob:
@@ -146,11 +142,11 @@ def test_the_real_teachers_replies_stay_diverse_and_are_found(
 
     rows = {}
     for marked in (False, True):
-        jobs = [job(prompt, index, marked, 60) for prompt in prompts for index in range(N)]
+        jobs = [job(prompt, index, marked, 48) for prompt in prompts for index in range(N)]
         done = Engine(weights).generate(jobs)
-        rows[marked] = np.array([g.token_ids for g in done]).reshape(len(prompts), N, 60)
+        rows[marked] = np.array([g.token_ids for g in done]).reshape(len(prompts), N, 48)
     (free, free_prefix), (kept, kept_prefix) = mean_diversity(rows[False]), mean_diversity(rows[True])
-    long = Engine(weights).generate([job(prompt, index, True, 200) for prompt in prompts for index in range(3)])
+    long = Engine(weights).generate([job(prompt, index, True, 200) for prompt in prompts for index in range(2)])
     found = []
     for g in long:
         ids = np.array(g.token_ids, np.uint32)
