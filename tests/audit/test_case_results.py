@@ -90,6 +90,16 @@ def test_small_p_values_are_never_written_smaller(log10_p: float) -> None:
     assert log10_p - 1e-8 <= written <= log10_p + 0.05
 
 
+@given(st.floats(-3.999, 0))
+def test_nor_are_large_ones(log10_p: float) -> None:
+    assert 10**log10_p * (1 - 1e-8) <= float(p_words(log10_p)) <= 10**log10_p * 1.1 + 1e-12
+
+
+def test_a_p_just_above_the_level_does_not_read_as_the_level() -> None:
+    assert "at most 0.0011. That exceeds the level of 0.001" in found(math.log10(0.001004)).statement
+    assert "at most 0.001. That does not exceed the level of 0.001" in found(math.log10(0.000996)).statement
+
+
 def test_effects_in_words() -> None:
     assert effect_words({"name": "x", "value": 12345.0}) == "x 12,345"
     assert effect_words({"name": "x", "value": 0.5, "under_null": 1}) == (

@@ -123,13 +123,14 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def p_words(log10_p: float) -> str:
-    """A p-value as people read it: 0.034, or 7.9 × 10⁻¹⁰ where it is smaller than 0.0001; rounded up there."""
-    if log10_p > -4:
-        return f"{10**log10_p:.2g}"
+    """A p-value as people read it: 0.034, or 7.9 × 10⁻¹⁰ where it is smaller than 0.0001. Two digits, rounded up: what
+    is said to be at most so much is, and a p above the level does not read as the level."""
     exponent = math.floor(log10_p)
     mantissa = math.ceil(10 ** (log10_p - exponent) * 10 - 1e-9) / 10
     if mantissa >= 10:
         mantissa, exponent = 1.0, exponent + 1
+    if log10_p > -4:
+        return f"{mantissa * 10.0**exponent:.2g}"
     return f"{mantissa:.1f} × 10{str(exponent).translate(_RAISED)}"
 
 
