@@ -5,8 +5,11 @@ Names are imported when asked for: the numerical libraries behind them take a se
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from spiritsafe.watermark._openmp import limit_numba
 
 if TYPE_CHECKING:
     from spiritsafe.watermark._accounts import Accounts, read_accounts
@@ -56,6 +59,8 @@ __all__ = [
     "scheme_for",
     "weighted_log10_tail",
 ]
+
+limit_numba(os.environ)
 
 _HOMES = {
     "_accounts": ("Accounts", "read_accounts"),
