@@ -74,12 +74,12 @@ def figure(cells: Cells, file: Path) -> None:
         for what, colour, marker in (("radioactivity", "tab:green", "o"), ("twins", "tab:purple", "s")):
             shown = [(x, -cell[what]["log10_p"]) for x, cell in points if what in cell]
             axis.plot(*zip(*shown, strict=True), color=colour, marker=marker, markersize=4, label=what)
-        axis.set_xlabel(factor)
+        axis.set_xlabel(f"{factor}, %" if base.endswith("%") else factor)
         axis.set_yscale("symlog", linthresh=6)
         axis.axhline(6, color="0.7", linewidth=0.8, linestyle="--")
         if logarithmic:
             axis.set_xscale("log")
-        axis.set_xticks([x for x, _ in points], [_label(x, factor) for x, _ in points])
+        axis.set_xticks([x for x, _ in points], [f"{x:g}" for x, _ in points])
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("−log₁₀ p")
@@ -90,7 +90,3 @@ def figure(cells: Cells, file: Path) -> None:
 
 def _number(value: str) -> float:
     return float(value.rstrip("%"))
-
-
-def _label(x: float, factor: str) -> str:
-    return f"{x:g} %" if factor.startswith("share") else f"{x:g}"

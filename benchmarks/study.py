@@ -100,8 +100,10 @@ def publish_between(file: Path, table: str) -> None:
 
 
 def code() -> str:
-    """The tree that is running: HEAD's hash, marked where the working tree differs from it."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    return said.stdout.strip() or "unknown"
+    """The tree that is running: HEAD's hash, marked where code of the working tree differs from it; what studies write
+    themselves does not count."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    own = [":!benchmarks/results", ":!docs", ":!src/spiritsafe/audit/calibration.json"]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", *own], check=False).returncode
+    return f"{head}-dirty" if head and changed else head or "unknown"
